@@ -1,0 +1,28 @@
+import type { AnyResource, ResourceHealth } from './scope/resource.ts'
+
+/** How the runtime and each of its resources are. */
+export interface Health {
+  /** `down` when a resource is down or the runtime is closing, `degraded` when one says so of itself. */
+  readonly status: 'up' | 'degraded' | 'down'
+  readonly state: 'open' | 'closing' | 'closed'
+  readonly resources: Readonly<Record<string, ResourceHealth>>
+}
+
+export async function healthOf(
+  slots: readonly { readonly name: string; readonly resource: AnyResource }[],
+  state: Health['state'],
+): Promise<Health> {
+  const all = await Promise.all(slots.map(async ({ name, resource }) => [name, await askedOf(resource)] as const))
+  const statuses = all.map(([, health]) => health.status)
+  const status =
+    state !== 'open' || statuses.includes('down') ? 'down' : statuses.includes('degraded') ? 'degraded' : 'up'
+  return { status, state, resources: Object.fromEntries(all) }
+}
+
+async function askedOf(resource: AnyResource): Promise<ResourceHealth> {
+  try {
+    return await resource.health()
+  } catch (error) {
+    return { status: 'down', error: error instanceof Error ? error.message : String(error) }
+  }
+}

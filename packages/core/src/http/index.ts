@@ -1,0 +1,6 @@
+/** What HTTP adapters share. For adapters: an application uses its framework's package. */
+export { runInContext } from '../scope/current.ts'
+export { isTransactional } from '../scope/resource.ts'
+export { type ProblemBody, type ProblemDetails, problemDetails, retryAfterSeconds } from './problem-details.ts'
+export { type RawResponse, ResponseLifetime } from './response-lifetime.ts'
+export { type ReplyFacts, type RouteTransactionOptions, TransactionBeforeHead } from './transaction-before-head.ts'

@@ -1,0 +1,182 @@
+import { ScopeAbortedError, type ReqscopeError } from '../errors.ts'
+import { COMPLETED, type Outcome } from '../scope/cleanup-stack.ts'
+import { outsideEveryScope } from '../scope/current.ts'
+import type { Scope } from '../scope/scope.ts'
+import type { TransactionBeforeHead } from './transaction-before-head.ts'
+
+/** What is needed of a response; `http.ServerResponse` and its HTTP/2 counterpart have it. */
+export interface RawResponse {
+  readonly statusCode: number
+  readonly writableEnded: boolean
+  readonly socket?: unknown
+  readonly req?: { on(event: 'close', listener: () => void): unknown }
+  on(event: 'close', listener: () => void): unknown
+}
+
+const lifetime = Symbol('reqscope.lifetime')
+
+type OwnedResponse = RawResponse & { [lifetime]?: ResponseLifetime }
+
+// One function for all responses: an emitter calls it with itself as `this`, so a request needs no closure of its own.
+function onClose(this: OwnedResponse): void {
+  this[lifetime]?.responseClosed()
+}
+
+/**
+ * Owns the life of a request's scope: it ends once, after the response was closed and the handler has settled.
+ *
+ * `'close'` of the raw response is the one event that comes in every ending. What a framework knows beyond that, an
+ * adapter tells by calling {@link handlerStarted} and its counterparts and by overriding the protected members.
+ */
+export class ResponseLifetime {
+  readonly scope: Scope
+  readonly response: RawResponse
+  /** The transaction of the route, where it has one. */
+  transaction: TransactionBeforeHead | undefined
+  readonly #settleTimeoutMs: number
+  #state: 'open' | 'closed' | 'over' = 'open'
+  // `awaiting-reply` holds before the handler has started, for one that answers through a callback, and between a
+  // handler's last word and the reply it leads to.
+  #handler: 'awaiting-reply' | 'running' | 'settled' = 'awaiting-reply'
+  #aborted = false
+  #failure: { readonly error: unknown } | undefined
+  #settleTimer: NodeJS.Timeout | undefined
+
+  constructor(scope: Scope, response: RawResponse, settleTimeoutMs: number) {
+    this.scope = scope
+    this.response = response
+    this.transaction = undefined
+    this.#settleTimeoutMs = settleTimeoutMs
+    ;(response as OwnedResponse)[lifetime] = this
+    response.on('close', onClose)
+    // A pipelined response has no socket yet and never closes if the connection is lost before its turn.
+    if (response.socket === null) response.req?.on('close', () => this.#requestClosed())
+  }
+
+  /** Whether the response is closed, for whatever reason. */
+  get closed(): boolean {
+    return this.#state !== 'open'
+  }
+
+  /** Whether the response was closed before it was whole. */
+  get aborted(): boolean {
+    return this.#aborted
+  }
+
+  /** The handler returned a promise; `handlerSettled` follows, or never does. */
+  handlerStarted(): void {
+    this.#handler = 'running'
+  }
+
+  /**
+   * What the handler's promise stood for is done.
+   *
+   * @param repliesNow whether the framework goes on to answer with what the handler returned or threw.
+   */
+  handlerSettled(repliesNow: boolean): void {
+    if (this.#handler === 'settled') return
+    this.#handler = repliesNow ? 'awaiting-reply' : 'settled'
+    if (this.#state !== 'closed') return
+    if (repliesNow) this.watchForReply()
+    this.#endWhenOver()
+  }
+
+  /** The handler threw, or its promise rejected. */
+  handlerFailed(error: unknown): void {
+    this.#failure ??= { error }
+  }
+
+  /** The reply was handed to the response; only asked for after `watchForReply`. */
+  replied(): void {
+    if (this.#handler === 'awaiting-reply') this.#handler = 'settled'
+    this.#endWhenOver()
+  }
+
+  /** Whether somebody else writes the response, or it was sent already. */
+  protected isHandedOver(): boolean {
+    return this.response.writableEnded
+  }
+
+  /** The response was closed with no reply to it yet: `replied` is to be called once there is one. */
+  protected watchForReply(): void {}
+
+  /** Why the framework answered in the handler's stead, where it did: what still runs is cancelled then. */
+  protected whyAnsweredForHandler(): ReqscopeError | undefined {
+    return undefined
+  }
+
+  /** @internal */
+  responseClosed(): void {
+    if (this.#state !== 'open') return // inject() closes twice
+    this.#state = 'closed'
+    if (!this.response.writableEnded) {
+      this.#aborted = true
+      this.scope.clientGone()
+    } else if (this.#handler === 'running') {
+      const reason = this.whyAnsweredForHandler()
+      if (reason !== undefined) this.scope.cancel(reason)
+    }
+    this.#endWhenOver()
+    if (this.#isOver()) return
+    if (this.#handler === 'awaiting-reply') this.watchForReply()
+    this.#settleTimer = outsideEveryScope(() => setTimeout(() => this.#giveUp(), this.#settleTimeoutMs))
+    this.#settleTimer.unref()
+  }
+
+  #requestClosed(): void {
+    // After a body was read this comes in good times too; then the response gets its socket, or has had it.
+    setImmediate(() => {
+      const { destroyed } = (this.response.req as { socket?: { destroyed?: boolean } }).socket ?? { destroyed: true }
+      if (destroyed === true) this.responseClosed()
+    })
+  }
+
+  #isOver(): boolean {
+    return this.#state === 'over'
+  }
+
+  #endWhenOver(): void {
+    if (this.#state !== 'closed' || this.#handler === 'running') return
+    if (this.#handler === 'awaiting-reply' && !this.isHandedOver()) return
+    this.#end(this.#outcome())
+  }
+
+  #giveUp(): void {
+    if (this.#state !== 'closed') return
+    const { scope } = this
+    const error = new ScopeAbortedError({ scope: scope.describe(), reason: 'settle-timeout' })
+    scope.log.warn(
+      { scope: scope.describe(), settleTimeoutMs: this.#settleTimeoutMs },
+      `the handler of ${scope.name} (${scope.id}) had not settled ${this.#settleTimeoutMs} ms after its response was closed; its scope is ended`,
+    )
+    scope.cancel(error)
+    this.#end({ tag: 'aborted', error })
+  }
+
+  #end(outcome: Outcome): void {
+    this.#state = 'over'
+    if (this.#settleTimer !== undefined) clearTimeout(this.#settleTimer)
+    if (this.transaction !== undefined) this.transaction.abandon(this.#whyNotCommitted())
+    void this.scope.end(outcome)
+  }
+
+  #outcome(): Outcome {
+    const { cancelReason } = this.scope
+    if (this.#aborted || cancelReason !== undefined) {
+      const error =
+        this.#failure?.error ?? cancelReason ?? new ScopeAbortedError({ scope: this.scope.describe(), reason: 'client' })
+      return { tag: 'aborted', error }
+    }
+    if (this.#failure !== undefined) return { tag: 'failed', error: this.#failure.error }
+    if (this.response.statusCode >= 500) {
+      return { tag: 'failed', error: new Error(`${this.scope.name} was answered with ${this.response.statusCode}`) }
+    }
+    return COMPLETED
+  }
+
+  #whyNotCommitted(): string {
+    if (this.#failure !== undefined) return 'its handler failed after the reply was out of our hands'
+    if (this.#aborted && !this.isHandedOver()) return 'its handler had not finished'
+    return 'its reply was hijacked or written to the raw response, so the commit could not come before the head'
+  }
+}

@@ -1,0 +1,94 @@
+import type { ManualTransaction, TransactionOptions } from '../scope/resource.ts'
+import type { Scope } from '../scope/scope.ts'
+
+/** What `commitWhen` decides by. */
+export interface ReplyFacts {
+  readonly statusCode: number
+}
+
+/** How a route's transaction is to be had. */
+export interface RouteTransactionOptions
+  extends Pick<TransactionOptions, 'isolationLevel' | 'accessMode' | 'deferrable' | 'resource'> {
+  /** Whether a reply commits. Default: when its status is below 400. What the handler throws always rolls back. */
+  readonly commitWhen?: (facts: ReplyFacts) => boolean
+}
+
+const belowFourHundred = ({ statusCode }: ReplyFacts): boolean => statusCode < 400
+
+/**
+ * The transaction of a route: the handler runs in it, and it is committed before the response's head is written, so
+ * that a client is never told of something that was not kept.
+ */
+export class TransactionBeforeHead {
+  readonly #scope: Scope
+  readonly #options: RouteTransactionOptions
+  #transaction: ManualTransaction | undefined
+  #settling: Promise<void> | undefined
+
+  constructor(scope: Scope, options: RouteTransactionOptions) {
+    this.#scope = scope
+    this.#options = options
+  }
+
+  /** Runs the handler, or a part of it, in the transaction. */
+  run<Result>(handler: () => Result): Result {
+    this.#transaction ??= this.#scope.openTransaction(this.#options)
+    return this.#transaction.run(handler)
+  }
+
+  /**
+   * Commits or rolls back, once, as the reply's status says. Returns nothing where there is nothing to do.
+   *
+   * @throws what the commit throws: the reply must become an error then.
+   */
+  settle(statusCode: number): Promise<void> | undefined {
+    if (this.#settling !== undefined) return this.#settling.catch(() => {}) // whoever settled it was told
+    const transaction = this.#transaction
+    if (transaction === undefined) return undefined
+    this.#settling = this.#settle(transaction, statusCode)
+    return this.#settling
+  }
+
+  async #settle(transaction: ManualTransaction, statusCode: number): Promise<void> {
+    const { cancelReason } = this.#scope
+    let commits: boolean
+    try {
+      commits = (this.#options.commitWhen ?? belowFourHundred)({ statusCode })
+    } catch (error) {
+      await this.#rollBack(transaction, error)
+      throw error
+    }
+    if (commits && cancelReason === undefined) return transaction.commit()
+    await this.#rollBack(transaction, cancelReason)
+    if (commits) throw cancelReason
+  }
+
+  /** Rolls back because the handler failed with `cause`. Never rejects. */
+  async rollback(cause: unknown): Promise<void> {
+    if (this.#settling === undefined && this.#transaction !== undefined) {
+      this.#settling = this.#rollBack(this.#transaction, cause)
+    }
+    await this.#settling?.catch(() => {})
+  }
+
+  /** The scope ends: what is still open is rolled back, and that is reported with `why`. */
+  abandon(why: string): void {
+    const transaction = this.#transaction
+    if (transaction === undefined || this.#settling !== undefined) return
+    const scope = this.#scope
+    scope.log.warn(
+      { scope: scope.describe() },
+      `the transaction of ${scope.name} (${scope.id}) was not committed but rolled back: ${why}`,
+    )
+    this.#settling = this.#rollBack(transaction, undefined)
+  }
+
+  // A connection that can't roll back any more is discarded, and the server rolls back: the answer need not change.
+  async #rollBack(transaction: ManualTransaction, cause: unknown): Promise<void> {
+    try {
+      await transaction.rollback(cause)
+    } catch (error) {
+      this.#scope.log.debug({ err: error, scope: this.#scope.describe() }, 'a rollback failed')
+    }
+  }
+}

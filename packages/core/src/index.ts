@@ -1,0 +1,26 @@
+export {
+  ConnectionLostError,
+  type ConnectionLostReason,
+  DeadlineExceededError,
+  InvalidOptionError,
+  isReqscopeError,
+  NoActiveScopeError,
+  OverloadedError,
+  PoolExhaustedError,
+  ReqscopeError,
+  ScopeAbortedError,
+  type ScopeDescription,
+  ScopeEndedError,
+  ScopeLeakError,
+  SharedConnectionError,
+  TransactionEndedError,
+} from './errors.ts'
+export type { LeaseDescription, ReqscopeEvents } from './events.ts'
+export type { Health } from './health.ts'
+export type { Cleanup, Outcome } from './scope/cleanup-stack.ts'
+export { defineResource, type ResourceDefinition } from './scope/define-resource.ts'
+export type { Logger } from './scope/logger.ts'
+export { currentScope, type Register, type RegisteredScope, type ScopeWith, tryCurrentScope } from './scope/register.ts'
+export type { HandleOf, Resource, ResourceHealth, Resources, TransactionOptions } from './scope/resource.ts'
+export type { Scope, ScopeKind } from './scope/scope.ts'
+export { createScopes, type RunOptions, type Scopes, type ScopesOptions, type Snapshot } from './scopes.ts'

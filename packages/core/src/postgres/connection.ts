@@ -1,0 +1,203 @@
+import type { Socket } from 'node:net'
+import { drizzle } from 'drizzle-orm/postgres-js'
+import createClient, { type Options, type PostgresType, type Sql } from 'postgres'
+import { ConnectionLostError } from '../errors.ts'
+import { publish } from '../events.ts'
+import { type Backend, requestCancel } from './cancel.ts'
+import { connectFailure, placeOf } from './connect-failure.ts'
+import type { PostgresConfig } from './options.ts'
+import { openSocket, SocketTimeoutError } from './socket.ts'
+import type { KnownText } from './statement-text.ts'
+
+// DISCARD ALL less what it does to prepared statements: the client remembers those.
+const RESET =
+  'close all; set session authorization default; reset all; unlisten *; select pg_advisory_unlock_all(); ' +
+  'discard plans; discard temp; discard sequences'
+
+/**
+ * One physical connection: a postgres.js client that has exactly one socket in its life. When that is gone the
+ * connection is lost for good; a client that reconnected would run the rest of a transaction in autocommit.
+ */
+export class Connection {
+  readonly sql: Sql
+  readonly openedAt = performance.now()
+  /** When it was last put to rest. */
+  idleSince = this.openedAt
+  /** Told once, when it is lost or closed. */
+  onGone: (() => void) | undefined
+
+  readonly #resource: string
+  readonly #config: PostgresConfig
+  readonly #socket: Socket
+  readonly #prepared = new Set<string>()
+  #backend: Backend | undefined
+  #gone: { readonly reason: string } | undefined
+
+  private constructor(resource: string, config: PostgresConfig, socket: Socket, password: string | undefined) {
+    this.#resource = resource
+    this.#config = config
+    this.#socket = socket
+    let handedOut = false
+    this.sql = createClient(config.url, {
+      ...(password !== undefined && { password }),
+      types: config.types,
+      connection: config.settings,
+      host: config.target.endpoints[0]?.host,
+      port: config.target.endpoints[0]?.port,
+      ssl: false, // the socket below is encrypted already, where it has to be
+      max: 1,
+      idle_timeout: null,
+      max_lifetime: null,
+      connect_timeout: null,
+      backoff: () => 0,
+      onnotice: () => {},
+      onclose: () => this.#wentAway('the server closed the connection'),
+      socket: () => {
+        if (handedOut) throw this.lostError()
+        handedOut = true
+        return socket
+      },
+    } as unknown as Options<Record<string, PostgresType>>)
+    drizzle(this.sql) // makes the client read and write dates as drizzle expects them
+  }
+
+  /**
+   * Opens a connection and waits until it has run a statement.
+   *
+   * @throws ConnectionLostError that says why not.
+   */
+  static async open(resource: string, config: PostgresConfig): Promise<Connection> {
+    const startedAt = performance.now()
+    let socket: Socket | undefined
+    let connection: Connection | undefined
+    try {
+      const password = typeof config.password === 'function' ? await config.password() : config.password
+      socket = await openSocket(config.target, config.connectTimeoutMs)
+      connection = new Connection(resource, config, socket, password)
+      const probe = connection.sql.unsafe('select 1')
+      await within(probe, config.connectTimeoutMs)
+      connection.#backend = (probe as unknown as { state: Backend }).state
+    } catch (error) {
+      connection?.discard('it could not be opened')
+      socket?.destroy()
+      throw connectFailure(resource, config.target, error)
+    }
+    const { backend } = connection
+    publish('reqscope:connection:opened', () => ({ resource, backend, tookMs: performance.now() - startedAt }))
+    return connection
+  }
+
+  /** The server's process id. */
+  get backend(): number | undefined {
+    return this.#backend?.pid
+  }
+
+  get isGone(): boolean {
+    return this.#gone !== undefined
+  }
+
+  /** @param cause the error of the statement that found out, if any. */
+  lostError(facts: { cause?: unknown; outcome?: 'unknown'; idleInTransaction?: boolean } = {}): ConnectionLostError {
+    const { target, idleInTransactionTimeoutMs } = this.#config
+    const hint = facts.idleInTransaction
+      ? ` It had been idle in a transaction; the server ends that after ${idleInTransactionTimeoutMs} ms (idleInTransactionTimeoutMs).`
+      : ''
+    const outcome =
+      facts.outcome === 'unknown' ? ' That happened during COMMIT: whether it took effect is unknown.' : ''
+    return new ConnectionLostError({
+      resource: this.#resource,
+      reason: 'lost',
+      outcome: facts.outcome,
+      cause: facts.cause,
+      message: `A connection to Postgres at ${placeOf(target)} (${this.#resource}) was lost: ${this.#gone?.reason ?? 'it failed'}.${hint}${outcome}`,
+    })
+  }
+
+  /**
+   * Whether a statement is to be prepared here. Only what the pool has seen before is, and only so many: a text that
+   * comes once, such as an IN list of some length, would never be used again and stay with the server.
+   */
+  admits(text: string, known: KnownText, parameters: readonly unknown[]): boolean {
+    if (!this.#config.prepare) return false
+    const signature = signatureOf(text, parameters)
+    if (this.#prepared.has(signature)) return true
+    if (known.seen < 2 || this.#prepared.size >= this.#config.maxPrepared) return false
+    this.#prepared.add(signature)
+    return true
+  }
+
+  get preparedCount(): number {
+    return this.#prepared.size
+  }
+
+  /** Whether it still answers. */
+  async answers(): Promise<boolean> {
+    try {
+      await within(this.sql.unsafe('select 1'), this.#config.connectTimeoutMs)
+      return !this.isGone
+    } catch {
+      return false
+    }
+  }
+
+  /** Takes back all session state; false when that failed. */
+  async reset(): Promise<boolean> {
+    try {
+      await within(this.sql.unsafe(RESET), this.#config.connectTimeoutMs)
+      return !this.isGone
+    } catch {
+      return false
+    }
+  }
+
+  /** See {@link requestCancel}; the caller makes sure that nothing else can be hit. */
+  async cancel(): Promise<void> {
+    if (this.#backend === undefined || this.isGone) return
+    await requestCancel(this.#config.target, this.#backend, Math.min(5_000, this.#config.connectTimeoutMs))
+  }
+
+  /** Closes it at once; what it runs fails. */
+  discard(reason: string): void {
+    this.#socket.destroy()
+    this.#wentAway(reason)
+  }
+
+  /** Closes it in good order; it must be idle. */
+  async close(reason: string): Promise<void> {
+    const ended = this.sql.end({ timeout: 1 })
+    this.#wentAway(reason)
+    await ended
+  }
+
+  #wentAway(reason: string): void {
+    if (this.#gone !== undefined) return
+    this.#gone = { reason }
+    void this.sql.end({ timeout: 0 }) // rejects what the client still has in its queues
+    publish('reqscope:connection:closed', () => ({ resource: this.#resource, backend: this.backend, reason }))
+    this.onGone?.()
+  }
+}
+
+/** The same text with parameters of other inferred types is another statement to the server. */
+function signatureOf(text: string, parameters: readonly unknown[]): string {
+  let suffix = ''
+  for (let index = 0; index < parameters.length; index++) {
+    const parameter = parameters[index]
+    const type = typeof parameter
+    if (type === 'string' || type === 'number' || parameter === null) continue
+    suffix += `${index}${type === 'object' ? (parameter as object).constructor?.name : type}`
+  }
+  return suffix === '' ? text : `${text}\n${suffix}`
+}
+
+async function within<Result>(work: PromiseLike<Result>, timeoutMs: number): Promise<Result> {
+  let timer: NodeJS.Timeout | undefined
+  const timeout = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new SocketTimeoutError(`no answer within ${timeoutMs} ms`)), timeoutMs)
+  })
+  try {
+    return await Promise.race([work, timeout])
+  } finally {
+    clearTimeout(timer)
+  }
+}

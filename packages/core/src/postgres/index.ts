@@ -1,0 +1,116 @@
+import type { Sql } from 'postgres'
+import { InvalidOptionError } from '../errors.ts'
+import type { Ledger } from '../scope/ledger.ts'
+import type { Logger } from '../scope/logger.ts'
+import type { ManualTransaction, Resource, ResourceHealth, TransactionalResource, TransactionOptions } from '../scope/resource.ts'
+import type { Scope } from '../scope/scope.ts'
+import { type BoundDatabase, BoundPostgresJsDatabase, DatabaseTemplate, sessionOf } from './database.ts'
+import { checkPostgresOptions, type PostgresConfig, type PostgresOptions } from './options.ts'
+import { Pool } from './pool.ts'
+import { Session } from './session.ts'
+import { checkTransactionOptions } from './transaction.ts'
+
+export type { BoundDatabase, PostgresOptions, Sql }
+
+/**
+ * Postgres, through drizzle and postgres.js: `scope.db` is a drizzle database bound to its scope. A connection is leased
+ * with the first statement, given to others while the handler waits for something else, and taken back when the scope
+ * ends.
+ *
+ * @throws InvalidOptionError naming the option that is wrong.
+ */
+export function postgres<Schema extends Record<string, unknown> = Record<string, never>>(
+  options: PostgresOptions<Schema>,
+): Resource<BoundDatabase<Schema>> {
+  const config = checkPostgresOptions(options as PostgresOptions<Record<string, unknown>>)
+  return new PostgresResource(config, options as PostgresOptions<Record<string, unknown>>) as unknown as Resource<BoundDatabase<Schema>>
+}
+
+/**
+ * Runs `fn` with one connection kept for all statements of `db` in it: for session settings, advisory locks and temporary
+ * tables. The connection is reset afterwards.
+ *
+ * @param db `scope.db`.
+ */
+export function pin<Result>(db: unknown, fn: () => Result | Promise<Result>): Promise<Result> {
+  return sessionOf(db).pin(fn)
+}
+
+class PostgresResource implements Resource<BoundPostgresJsDatabase>, TransactionalResource {
+  readonly #config: PostgresConfig
+  readonly #template: DatabaseTemplate
+  #name = 'postgres'
+  #pool: Pool | undefined
+  #ledger: Ledger | undefined
+
+  constructor(config: PostgresConfig, options: PostgresOptions<Record<string, unknown>>) {
+    this.#config = config
+    this.#template = new DatabaseTemplate(options)
+  }
+
+  attach(runtime: { readonly name: string; readonly ledger: Ledger; readonly logger: () => Logger }): void {
+    if (this.#pool !== undefined) {
+      throw new InvalidOptionError(`createScopes.resources.${runtime.name}`, this, 'a postgres(…) of its own: this one belongs to another runtime')
+    }
+    this.#name = runtime.name
+    this.#ledger = runtime.ledger
+    this.#pool = new Pool(runtime.name, this.#config, runtime.logger)
+  }
+
+  start(): Promise<void> {
+    return this.#attached.start()
+  }
+
+  stop(): Promise<void> {
+    return this.#attached.stop()
+  }
+
+  handle(scope: Scope): BoundPostgresJsDatabase {
+    return this.#template.database(new Session(scope, this.#name, this.#attached, this.#ledger!))
+  }
+
+  release(handle: BoundPostgresJsDatabase): void | Promise<void> {
+    return sessionOf(handle).release()
+  }
+
+  cancel(handle: BoundPostgresJsDatabase, _scope: Scope, reason: Error): void {
+    sessionOf(handle).cancel(reason as never)
+  }
+
+  async health(): Promise<ResourceHealth> {
+    const { counts, lastFailure } = this.#attached
+    const status = lastFailure !== undefined && counts.open === 0 ? 'down' : counts.waiting > 0 ? 'degraded' : 'up'
+    const error = lastFailure instanceof Error ? lastFailure.message : undefined
+    return { status, pool: counts, ...(error !== undefined && { error }) }
+  }
+
+  transaction<Result>(scope: Scope, options: TransactionOptions, fn: () => Result | Promise<Result>): Promise<Result> {
+    return this.#session(scope).transaction(options, fn)
+  }
+
+  openTransaction(scope: Scope, options: TransactionOptions): ManualTransaction {
+    const session = this.#session(scope)
+    const transaction = session.open(checkTransactionOptions(options))
+    return {
+      run: (fn) => session.runIn(transaction, fn),
+      commit: () => transaction.commit(),
+      rollback: () => transaction.rollback(),
+      get state() {
+        return transaction.state
+      },
+    }
+  }
+
+  afterCommit(scope: Scope, fn: () => unknown): boolean {
+    return this.#session(scope).afterCommit(fn)
+  }
+
+  get #attached(): Pool {
+    if (this.#pool === undefined) throw new InvalidOptionError('postgres', this, 'given to createScopes before it is used')
+    return this.#pool
+  }
+
+  #session(scope: Scope): Session {
+    return sessionOf((scope as unknown as Record<string, unknown>)[this.#name])
+  }
+}

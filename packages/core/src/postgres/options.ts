@@ -1,0 +1,158 @@
+import type { ConnectionOptions as TlsOptions } from 'node:tls'
+import createClient, { type ParsedOptions, type PostgresType } from 'postgres'
+import { InvalidOptionError } from '../errors.ts'
+import { OptionReader } from '../options.ts'
+
+/** How to reach Postgres, and how many connections may be held for how long. */
+export interface PostgresOptions<Schema extends Record<string, unknown> = Record<string, never>> {
+  /** `postgres://user:password@host:port/database`, with several hosts if need be: the first that answers is taken. */
+  readonly url: string
+  /** The drizzle schema: gives `scope.db.query` its tables. */
+  readonly schema?: Schema
+  /** Drizzle's naming of columns that were given no name. */
+  readonly casing?: 'snake_case' | 'camelCase'
+  /** Instead of the URL's; a function is asked for every new connection, so credentials can rotate. */
+  readonly password?: string | (() => string | Promise<string>)
+  /**
+   * TLS, instead of the URL's `sslmode`: `require` and `prefer` encrypt without verifying the server, `verify-full` or
+   * `true` verify it, and an object is passed to `tls.connect`. Default: none.
+   */
+  readonly ssl?: boolean | 'require' | 'prefer' | 'verify-full' | TlsOptions
+  /** Shown in `pg_stat_activity`. Default `'reqscope'`. */
+  readonly applicationName?: string
+  /** Settings of every session, `search_path` and the like. */
+  readonly settings?: Readonly<Record<string, string | number | boolean>>
+  /** Types of postgres.js, for raw tagged statements. */
+  readonly types?: Record<string, PostgresType>
+  /** How many connections there may be. Default 10. */
+  readonly max?: number
+  /** How long a statement may wait for a connection, in milliseconds. Default 5,000. */
+  readonly acquireTimeoutMs?: number
+  /** How many may wait for a connection; the next one is refused at once. Default 1,000. */
+  readonly maxWaiting?: number
+  /** After how long without use a connection is closed, in milliseconds; 0 for never. Default 60,000. */
+  readonly idleTimeoutMs?: number
+  /** How old a connection may get, in milliseconds, less up to a tenth at random; 0 for ever. Never closed in use. Default 1,800,000. */
+  readonly maxLifetimeMs?: number
+  /** How long opening a connection may take, in milliseconds. Default 10,000. */
+  readonly connectTimeoutMs?: number
+  /** After how long without use a connection is asked whether it still works before it is used, in milliseconds. Default 30,000. */
+  readonly validateAfterIdleMs?: number
+  /** The server's `statement_timeout`, in milliseconds; 0 for none. Default 60,000. */
+  readonly statementTimeoutMs?: number
+  /** The server's `idle_in_transaction_session_timeout`, in milliseconds; 0 for none. Default 30,000. */
+  readonly idleInTransactionTimeoutMs?: number
+  /** After how long a lease that cannot yield is reported, in milliseconds; 0 for never. Default 30,000. */
+  readonly leakThresholdMs?: number
+  /** Whether statements are prepared. Switch it off behind a pooler in transaction mode. Default true. */
+  readonly prepare?: boolean
+  /** How many statements are prepared on a connection at most. Default 256. */
+  readonly maxPrepared?: number
+}
+
+/** The options, checked and complete. */
+export interface PostgresConfig {
+  readonly target: Target
+  readonly password: string | (() => string | Promise<string>) | undefined
+  readonly types: Record<string, PostgresType>
+  /** What the server is told when a connection starts. */
+  readonly settings: Readonly<Record<string, string | number | boolean>>
+  readonly url: string
+  readonly max: number
+  readonly acquireTimeoutMs: number
+  readonly maxWaiting: number
+  readonly idleTimeoutMs: number
+  readonly maxLifetimeMs: number
+  readonly connectTimeoutMs: number
+  readonly validateAfterIdleMs: number
+  readonly statementTimeoutMs: number
+  readonly idleInTransactionTimeoutMs: number
+  readonly leakThresholdMs: number
+  readonly prepare: boolean
+  readonly maxPrepared: number
+}
+
+/** Where the server is, as far as it may be shown to anybody: no password. */
+export interface Target {
+  readonly endpoints: readonly { readonly host: string; readonly port: number }[]
+  readonly path: string | undefined
+  readonly user: string
+  readonly database: string
+  readonly ssl: false | 'require' | 'prefer' | 'verify-full' | true | TlsOptions
+}
+
+const KNOWN = [
+  'url', 'schema', 'casing', 'password', 'ssl', 'applicationName', 'settings', 'types', 'max', 'acquireTimeoutMs',
+  'maxWaiting', 'idleTimeoutMs', 'maxLifetimeMs', 'connectTimeoutMs', 'validateAfterIdleMs', 'statementTimeoutMs',
+  'idleInTransactionTimeoutMs', 'leakThresholdMs', 'prepare', 'maxPrepared',
+] as const satisfies readonly (keyof PostgresOptions)[]
+
+const MODES: readonly unknown[] = [true, false, 'require', 'prefer', 'verify-full']
+
+/** @throws InvalidOptionError naming the option that is wrong; never showing the URL, which may hold a password. */
+export function checkPostgresOptions(options: PostgresOptions<Record<string, unknown>>): PostgresConfig {
+  const read = new OptionReader('postgres', options).onlyKnown(KNOWN)
+  const applicationName = read.string('applicationName', 'reqscope')
+  const statementTimeoutMs = read.milliseconds('statementTimeoutMs', 60_000)
+  const idleInTransactionTimeoutMs = read.milliseconds('idleInTransactionTimeoutMs', 30_000)
+  read.oneOf('casing', undefined, ['snake_case', 'camelCase'])
+  if (typeof options.password !== 'function') read.string('password', undefined)
+  const parsed = parsedUrl(options)
+  return {
+    target: targetOf(parsed, options.ssl),
+    url: options.url,
+    password: options.password,
+    types: options.types ?? {},
+    settings: {
+      // 0 is the server's own default, and a pooler may refuse to hear of it.
+      ...(statementTimeoutMs > 0 && { statement_timeout: statementTimeoutMs }),
+      ...(idleInTransactionTimeoutMs > 0 && { idle_in_transaction_session_timeout: idleInTransactionTimeoutMs }),
+      ...options.settings,
+      application_name: applicationName,
+    },
+    max: read.integer('max', 10, { min: 1, max: 10_000 }),
+    acquireTimeoutMs: read.milliseconds('acquireTimeoutMs', 5_000, { min: 1 }),
+    maxWaiting: read.integer('maxWaiting', 1_000, { min: 0 }),
+    idleTimeoutMs: read.milliseconds('idleTimeoutMs', 60_000),
+    maxLifetimeMs: read.milliseconds('maxLifetimeMs', 1_800_000),
+    connectTimeoutMs: read.milliseconds('connectTimeoutMs', 10_000, { min: 1 }),
+    validateAfterIdleMs: read.milliseconds('validateAfterIdleMs', 30_000),
+    statementTimeoutMs,
+    idleInTransactionTimeoutMs,
+    leakThresholdMs: read.milliseconds('leakThresholdMs', 30_000),
+    prepare: read.boolean('prepare', true),
+    maxPrepared: read.integer('maxPrepared', 256, { min: 0 }),
+  }
+}
+
+/** The URL is read by postgres.js itself, so it means here what it means there. The client never connects. */
+function parsedUrl(options: PostgresOptions<Record<string, unknown>>): ParsedOptions {
+  const expected = 'a URL like postgres://user:password@host:5432/database'
+  if (typeof options.url !== 'string' || !/^postgres(ql)?:\/\//.test(options.url)) {
+    throw new InvalidOptionError('postgres.url', typeof options.url === 'string' ? 'another string' : options.url, expected)
+  }
+  let parsed: ParsedOptions
+  try {
+    parsed = createClient(options.url, { max: 1 }).options
+  } catch {
+    throw new InvalidOptionError('postgres.url', '://', expected)
+  }
+  if ((parsed.target_session_attrs as unknown) !== undefined) {
+    throw new InvalidOptionError('postgres.url', 'target_session_attrs', 'without target_session_attrs: name the host that is meant')
+  }
+  return parsed
+}
+
+function targetOf(parsed: ParsedOptions, ssl: PostgresOptions['ssl']): Target {
+  const mode: unknown = ssl ?? parsed.ssl
+  if (typeof mode !== 'object' && !MODES.includes(mode)) {
+    throw new InvalidOptionError('postgres.ssl', mode, "true, false, 'require', 'prefer', 'verify-full' or options of tls.connect")
+  }
+  return {
+    endpoints: parsed.host.map((host, index) => ({ host, port: Number(parsed.port[index] ?? 5432) })),
+    path: parsed.path || undefined,
+    user: parsed.user,
+    database: parsed.database,
+    ssl: mode as Target['ssl'],
+  }
+}

@@ -1,0 +1,296 @@
+import { OverloadedError, PoolExhaustedError, type ReqscopeError, type ScopeDescription } from '../errors.ts'
+import { publish } from '../events.ts'
+import { outsideEveryScope } from '../scope/current.ts'
+import type { Logger } from '../scope/logger.ts'
+import { Connection } from './connection.ts'
+import type { PostgresConfig } from './options.ts'
+import { KnownTexts } from './statement-text.ts'
+
+/** Who asks for a connection. */
+export interface Borrower {
+  readonly scope: ScopeDescription
+  /** Whether it has held one before: then it goes ahead of those who have not, so work that began finishes. */
+  readonly heldBefore: boolean
+  /** How many it holds. */
+  readonly holds: number
+}
+
+/** A lease as its pool sees it. */
+export interface PooledLease {
+  /** Gives the connection up if nothing needs it right now. */
+  yieldIfIdle(): Connection | undefined
+  /** Looks after itself, every now and then: leaks, statements the server will never answer. */
+  inspect(now: number): void
+}
+
+interface Waiter {
+  readonly borrower: Borrower
+  readonly since: number
+  grant(connection: Connection): void
+  refuse(error: unknown): void
+}
+
+const RETRY_OPENING_MS = 200
+
+/** The connections of one resource: at most `max`, handed to one borrower at a time, with a bounded wait. */
+export class Pool {
+  readonly config: PostgresConfig
+  readonly texts = new KnownTexts()
+  /** The leases that are out. */
+  readonly leases = new Set<PooledLease>()
+
+  readonly #resource: string
+  readonly #logger: () => Logger
+  readonly #connections = new Set<Connection>()
+  readonly #idle: Connection[] = []
+  // Two queues: those who held a connection before, and newcomers. Each in the order of arrival.
+  readonly #returning: Waiter[] = []
+  readonly #newcomers: Waiter[] = []
+  #opening = 0
+  #expiry: NodeJS.Timeout | undefined
+  #reopening: NodeJS.Timeout | undefined
+  #housekeeping: NodeJS.Timeout | undefined
+  #lastFailure: unknown
+  #closing = false
+  #longestWaitMs = 0
+
+  constructor(resource: string, config: PostgresConfig, logger: () => Logger) {
+    this.#resource = resource
+    this.config = config
+    this.#logger = logger
+  }
+
+  get waiting(): number {
+    return this.#returning.length + this.#newcomers.length
+  }
+
+  get counts() {
+    return {
+      max: this.config.max,
+      open: this.#connections.size,
+      idle: this.#idle.length,
+      leased: this.leases.size,
+      opening: this.#opening,
+      waiting: this.waiting,
+      longestWaitMs: Math.round(this.#longestWaitMs),
+    }
+  }
+
+  get lastFailure(): unknown {
+    return this.#lastFailure
+  }
+
+  /** Opens the first connection, so that what is wrong with the server or the options is known at once. */
+  async start(): Promise<void> {
+    this.#admit(await outsideEveryScope(() => Connection.open(this.#resource, this.config)))
+  }
+
+  /**
+   * A connection for `borrower`, at once where one is free.
+   *
+   * @throws PoolExhaustedError when it takes too long or too many wait already.
+   * @throws ConnectionLostError when none can be opened.
+   */
+  acquire(borrower: Borrower): Connection | Promise<Connection> {
+    if (this.#closing) throw new OverloadedError({ reason: 'shutdown', what: `A connection of ${this.#resource}` })
+    const idle = this.#idle.pop()
+    if (idle !== undefined) return this.#isStale(idle) ? this.#validated(idle, borrower) : idle
+    if (this.#connections.size + this.#opening < this.config.max) {
+      this.#open()
+    } else {
+      for (const lease of this.leases) {
+        const yielded = lease.yieldIfIdle()
+        if (yielded !== undefined) return yielded
+      }
+    }
+    return this.#wait(borrower)
+  }
+
+  /** Takes back a connection that is idle and clean, and hands it to whoever waits. */
+  giveBack(connection: Connection): void {
+    if (connection.isGone) return
+    if (this.#closing || this.#isTooOld(connection)) return this.#close(connection, 'it had reached its lifetime')
+    const waiter = this.#returning.shift() ?? this.#newcomers.shift()
+    if (waiter !== undefined) return this.#grant(waiter, connection)
+    connection.idleSince = performance.now()
+    this.#idle.push(connection)
+  }
+
+  /** Resets a connection that has session state, then takes it back; one that can't be reset is discarded. */
+  async giveBackAfterReset(connection: Connection): Promise<void> {
+    if (await outsideEveryScope(() => connection.reset())) this.giveBack(connection)
+    else connection.discard('its session state could not be reset')
+  }
+
+  /** Refuses those who wait for `borrower`, which has been cancelled or has ended. */
+  refuse(borrower: Borrower, error: ReqscopeError): void {
+    for (const queue of [this.#returning, this.#newcomers]) {
+      for (const waiter of queue.filter((each) => each.borrower === borrower)) {
+        queue.splice(queue.indexOf(waiter), 1)
+        waiter.refuse(error)
+      }
+    }
+  }
+
+  /** Closes all connections: idle ones in good order, the others whatever they do. */
+  async stop(): Promise<void> {
+    this.#closing = true
+    clearInterval(this.#housekeeping)
+    clearTimeout(this.#expiry)
+    clearTimeout(this.#reopening)
+    const refusal = new OverloadedError({ reason: 'shutdown', what: `A connection of ${this.#resource}` })
+    for (const waiter of [...this.#returning.splice(0), ...this.#newcomers.splice(0)]) waiter.refuse(refusal)
+    const idle = this.#idle.splice(0)
+    for (const connection of this.#connections) {
+      if (!idle.includes(connection)) connection.discard('the application closed')
+    }
+    await Promise.allSettled(idle.map((connection) => connection.close('the application closed')))
+  }
+
+  exhausted(borrower: Borrower, reason: 'timeout' | 'queue-full' | 'session-busy', waitedMs: number): PoolExhaustedError {
+    publish('reqscope:pool:exhausted', () => ({ resource: this.#resource, scope: borrower.scope, reason, waitedMs }))
+    return new PoolExhaustedError({
+      resource: this.#resource,
+      max: this.config.max,
+      waiting: this.waiting,
+      opening: this.#opening,
+      heldByScope: borrower.holds,
+      waitedMs,
+      reason,
+      retryAfterMs: 1_000,
+      cause: this.#lastFailure,
+    })
+  }
+
+  #wait(borrower: Borrower): Promise<Connection> {
+    if (this.waiting >= this.config.maxWaiting) {
+      // Those who hold a connection already may exceed the bound: they are few, and others wait for what they hold.
+      if (borrower.holds === 0) throw this.exhausted(borrower, 'queue-full', 0)
+    }
+    return new Promise((grant, refuse) => {
+      const queue = borrower.heldBefore ? this.#returning : this.#newcomers
+      queue.push({ borrower, since: performance.now(), grant, refuse })
+      this.#expiry ??= this.#expireIn(this.config.acquireTimeoutMs)
+    })
+  }
+
+  #grant(waiter: Waiter, connection: Connection): void {
+    this.#longestWaitMs = Math.max(this.#longestWaitMs, performance.now() - waiter.since)
+    waiter.grant(connection)
+  }
+
+  // One timer for all waiters: each queue is in the order of arrival and everybody waits equally long.
+  #expireIn(delayMs: number): NodeJS.Timeout {
+    return outsideEveryScope(() => setTimeout(() => this.#expire(), delayMs))
+  }
+
+  #expire(): void {
+    const now = performance.now()
+    const due = now - this.config.acquireTimeoutMs + 1
+    for (const queue of [this.#returning, this.#newcomers]) {
+      while (queue[0] !== undefined && queue[0].since <= due) {
+        const waiter = queue.shift()!
+        waiter.refuse(this.exhausted(waiter.borrower, 'timeout', now - waiter.since))
+      }
+    }
+    const next = Math.min(this.#returning[0]?.since ?? Infinity, this.#newcomers[0]?.since ?? Infinity)
+    this.#expiry = next === Infinity ? undefined : this.#expireIn(Math.max(1, next - due + 1))
+  }
+
+  #open(): void {
+    this.#opening++
+    void outsideEveryScope(() => Connection.open(this.#resource, this.config)).then(
+      (connection) => {
+        this.#opening--
+        this.#lastFailure = undefined
+        this.#admit(connection)
+      },
+      (error: unknown) => {
+        this.#opening--
+        this.#openingFailed(error)
+      },
+    )
+  }
+
+  #admit(connection: Connection): void {
+    this.#connections.add(connection)
+    connection.onGone = () => this.#lost(connection)
+    this.#housekeeping ??= outsideEveryScope(() =>
+      setInterval(() => this.#keepHouse(), this.#housekeepingEveryMs()).unref(),
+    )
+    this.giveBack(connection)
+  }
+
+  /** With other connections alive those who wait may still be served by them; without any they can only be told. */
+  #openingFailed(error: unknown): void {
+    this.#lastFailure = error
+    if (this.#connections.size === 0 && this.#opening === 0) {
+      for (const waiter of [...this.#returning.splice(0), ...this.#newcomers.splice(0)]) waiter.refuse(error)
+      return
+    }
+    this.#reopening ??= outsideEveryScope(() =>
+      setTimeout(() => {
+        this.#reopening = undefined
+        this.#openForWaiters()
+      }, RETRY_OPENING_MS).unref(),
+    )
+  }
+
+  #lost(connection: Connection): void {
+    this.#connections.delete(connection)
+    const index = this.#idle.indexOf(connection)
+    if (index >= 0) this.#idle.splice(index, 1)
+    this.#openForWaiters()
+  }
+
+  #openForWaiters(): void {
+    if (this.#closing || this.#reopening !== undefined) return
+    const room = this.config.max - this.#connections.size - this.#opening
+    for (let count = Math.min(room, this.waiting - this.#opening); count > 0; count--) this.#open()
+  }
+
+  async #validated(connection: Connection, borrower: Borrower): Promise<Connection> {
+    if (await outsideEveryScope(() => connection.answers())) {
+      connection.idleSince = performance.now()
+      // Whoever asked may be gone by now; what it does with the late connection is give it back.
+      return connection
+    }
+    connection.discard('it no longer answered after being idle')
+    return this.acquire(borrower)
+  }
+
+  #isStale(connection: Connection): boolean {
+    return performance.now() - connection.idleSince >= this.config.validateAfterIdleMs
+  }
+
+  #isTooOld(connection: Connection): boolean {
+    const { maxLifetimeMs } = this.config
+    // The jitter is a connection's own, and the same each time it is asked for: a tenth at most, by its process id.
+    const jitter = 1 - (((connection.backend ?? 0) * 2_654_435_761) % 1_000) / 10_000
+    return maxLifetimeMs > 0 && performance.now() - connection.openedAt >= maxLifetimeMs * jitter
+  }
+
+  #housekeepingEveryMs(): number {
+    const { idleTimeoutMs, leakThresholdMs, maxLifetimeMs, statementTimeoutMs } = this.config
+    const shortest = Math.min(...[idleTimeoutMs, leakThresholdMs, maxLifetimeMs, statementTimeoutMs].filter((ms) => ms > 0), 20_000)
+    return Math.max(20, Math.ceil(shortest / 4))
+  }
+
+  #keepHouse(): void {
+    const now = performance.now()
+    const { idleTimeoutMs } = this.config
+    for (const connection of [...this.#idle]) {
+      const expired = idleTimeoutMs > 0 && now - connection.idleSince >= idleTimeoutMs
+      if (!expired && !this.#isTooOld(connection)) continue
+      this.#idle.splice(this.#idle.indexOf(connection), 1)
+      this.#close(connection, expired ? 'it had been idle for long' : 'it had reached its lifetime')
+    }
+    for (const lease of this.leases) lease.inspect(now)
+  }
+
+  #close(connection: Connection, reason: string): void {
+    void connection.close(reason).catch((error: unknown) => {
+      this.#logger().debug({ err: error, resource: this.#resource }, 'a connection failed to close')
+    })
+  }
+}

@@ -1,0 +1,91 @@
+/** What a statement does to the session that runs it, as far as its text shows. */
+export type Effect = 'none' | 'session-state' | 'session-doubt' | 'transaction-control'
+
+/** What is known of a statement text. */
+export interface KnownText {
+  readonly effect: Effect
+  /** How often it was seen by the pool. */
+  seen: number
+}
+
+const LEADING = String.raw`^(?:\s|;|--[^\n]*\n|/\*[\s\S]*?\*/)*`
+const START = String.raw`(?:^|;)(?:\s|--[^\n]*\n|/\*[\s\S]*?\*/)*`
+const CONTROL = new RegExp(
+  `${LEADING}(begin|start\\s+transaction|commit|end|rollback|abort|savepoint|release|prepare\\s+transaction)\\b`,
+  'i',
+)
+const DOUBT = new RegExp(`${START}(prepare|deallocate|discard|load)\\b`, 'i')
+const STATE = new RegExp(
+  [
+    `${START}set\\s+(?!local\\b|transaction\\b|constraints\\b)`,
+    `${START}(listen|reset)\\b`,
+    String.raw`\bcreate\s+(?:or\s+replace\s+)?(?:local\s+|global\s+)?temp(?:orary)?\b`,
+    String.raw`\binto\s+(?:local\s+|global\s+)?temp(?:orary)?\b`,
+    `${START}declare\\b[\\s\\S]*\\bwith\\s+hold\\b`,
+    String.raw`\bpg_(?:try_)?advisory_lock(?:_shared)?\b`,
+    String.raw`\bset_config\s*\((?![^)]*,\s*true\s*\))`,
+  ].join('|'),
+  'i',
+)
+
+/**
+ * What a text says of itself. A literal that looks like a statement costs a needless reset at the worst; what a function
+ * does out of sight needs `pin`.
+ */
+export function effectOf(text: string): Effect {
+  if (CONTROL.test(text)) return 'transaction-control'
+  if (DOUBT.test(text)) return 'session-doubt'
+  return STATE.test(text) ? 'session-state' : 'none'
+}
+
+/** The effect of a command tag that its text did not announce: one of several statements in one string. */
+export function effectOfTag(command: string | undefined): Effect {
+  switch (command) {
+    case 'BEGIN':
+    case 'START TRANSACTION':
+    case 'COMMIT':
+    case 'ROLLBACK':
+    case 'SAVEPOINT':
+    case 'RELEASE':
+    case 'PREPARE TRANSACTION':
+      return 'transaction-control'
+    case 'PREPARE':
+    case 'DEALLOCATE':
+    case 'DEALLOCATE ALL':
+    case 'DISCARD ALL':
+    case 'LOAD':
+      return 'session-doubt'
+    case 'LISTEN':
+      return 'session-state'
+    default:
+      return 'none'
+  }
+}
+
+const MAX_KNOWN = 2_000
+const MAX_REMEMBERED_LENGTH = 16_384
+
+/** Remembers statement texts, the newest couple of thousand of them, so each is read once. */
+export class KnownTexts {
+  readonly #known = new Map<string, KnownText>()
+
+  get size(): number {
+    return this.#known.size
+  }
+
+  see(text: string): KnownText {
+    const known = this.#known.get(text)
+    if (known !== undefined) {
+      known.seen++
+      return known
+    }
+    const fresh: KnownText = { effect: effectOf(text), seen: 1 }
+    if (text.length > MAX_REMEMBERED_LENGTH) return fresh
+    if (this.#known.size >= MAX_KNOWN) {
+      const oldest = this.#known.keys().next().value
+      if (oldest !== undefined) this.#known.delete(oldest)
+    }
+    this.#known.set(text, fresh)
+    return fresh
+  }
+}

@@ -1,0 +1,81 @@
+import type { PendingQuery, Row, Sql } from 'postgres'
+import { SharedConnectionError } from '../errors.ts'
+import type { Connection } from './connection.ts'
+import type { Lease } from './lease.ts'
+import type { KnownText, KnownTexts } from './statement-text.ts'
+
+/** How a statement is given: as a text, or as a tagged template with what stands in its holes. */
+export type StatementSource =
+  | { readonly tag: 'text'; readonly text: string; readonly parameters: readonly unknown[]; readonly simple: boolean | undefined }
+  | { readonly tag: 'template'; readonly strings: TemplateStringsArray; readonly holes: readonly unknown[] }
+
+/** A statement as a lease runs it. */
+export interface Statement<Result> {
+  readonly text: string
+  readonly effect: KnownText['effect']
+  /** Whether its text may hold several statements; only the simple protocol takes those. */
+  readonly mayBeSeveral: boolean
+  /** Builds it for the lease's connection and sends it. */
+  send(connection: Connection, lease: Lease): PromiseLike<Result>
+  /** Told when its answer has come, whatever it is. */
+  settled(): void
+}
+
+/** The text that the server will see, but for fragments and lists in its holes. */
+export function textOf(source: StatementSource): string {
+  if (source.tag === 'text') return source.text
+  let text = templateTexts.get(source.strings)
+  if (text === undefined) {
+    text = source.strings.reduce((before, part, index) => `${before}$${index}${part}`)
+    templateTexts.set(source.strings, text)
+  }
+  return text
+}
+
+const templateTexts = new WeakMap<TemplateStringsArray, string>()
+
+/**
+ * What is known of a text that is about to run.
+ *
+ * @throws SharedConnectionError for BEGIN, COMMIT and their kind: a transaction that is not ours would not end with its scope.
+ */
+export function known(text: string, texts: KnownTexts): KnownText {
+  const found = texts.see(text)
+  if (found.effect === 'transaction-control') throw refusedControl(text)
+  return found
+}
+
+/** A query of the connection's own client, not sent before it is awaited. */
+export function buildQuery(
+  source: StatementSource,
+  text: string,
+  knownText: KnownText,
+  connection: Connection,
+  unwrap: (value: unknown, sql: Sql) => unknown,
+): PendingQuery<Row[]> {
+  const { sql } = connection
+  if (source.tag === 'text') {
+    const { parameters } = source
+    const simple = source.simple ?? parameters.length === 0
+    const prepare = !simple && connection.admits(text, knownText, parameters)
+    return sql.unsafe(text, parameters as never[], { prepare, simple } as object) as PendingQuery<Row[]>
+  }
+  const query = sql(source.strings, ...(source.holes.map((hole) => unwrap(hole, sql)) as never[]))
+  // A text with fragments or lists in it is known only once it is built, so it is never prepared.
+  const { options } = query as unknown as { options: { prepare?: boolean } }
+  options.prepare = source.holes.every(isPlainValue) && connection.admits(text, knownText, source.holes)
+  return query as PendingQuery<Row[]>
+}
+
+function isPlainValue(value: unknown): boolean {
+  return value === null || typeof value !== 'object' || value instanceof Date || value instanceof Uint8Array
+}
+
+function refusedControl(text: string): SharedConnectionError {
+  const operation = /^(?:\s|;|--[^\n]*\n|\/\*[\s\S]*?\*\/)*(\w+)/.exec(text)?.[1]?.toUpperCase() ?? 'Transaction control'
+  return new SharedConnectionError({
+    resource: 'a Postgres handle',
+    operation,
+    instead: 'transactions are begun and ended by scope.transaction(fn) or db.transaction(fn), so that they always end.',
+  })
+}

@@ -1,0 +1,423 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import { InvalidOptionError, TransactionEndedError } from '../errors.ts'
+import { publish } from '../events.ts'
+import { OptionReader } from '../options.ts'
+import type { AcquisitionSite } from '../scope/acquisition-site.ts'
+import type { TransactionOptions } from '../scope/resource.ts'
+import { cursorIsOpen, type Lease } from './lease.ts'
+import type { Statement } from './statement.ts'
+
+/** What a transaction needs of the session it belongs to. */
+export interface TransactionHost {
+  readonly scope: {
+    readonly id: string
+    readonly kind: string
+    readonly name: string
+    readonly cancelReason: Error | undefined
+    readonly state: 'open' | 'ending' | 'ended'
+  }
+  /** A lease of the transaction's own, for as long as it lasts. */
+  leaseForTransaction(transaction: Transaction): Promise<Lease>
+  transactionEnded(transaction: Transaction, lease: Lease | undefined): void | Promise<void>
+  /** The error that statements get when their scope has ended or was cancelled, if it has. */
+  refusal(): Error | undefined
+  warn(facts: object, message: string): void
+}
+
+type State =
+  | { readonly tag: 'open' }
+  | { readonly tag: 'ending' }
+  | { readonly tag: 'ended'; readonly how: 'committed' | 'rolled back' }
+
+/**
+ * A nesting level: the transaction itself, or a savepoint in it. Postgres knows one innermost savepoint, so one is open
+ * at a time; siblings, and statements of an outer level that come from elsewhere, queue until it is closed.
+ */
+export class Level {
+  readonly transaction: Transaction
+  readonly parent: Level | undefined
+  readonly depth: number
+  ended = false
+  /** Statements and inner levels that have begun or wait for their turn. */
+  pending = 0
+  readonly afterCommit: (() => unknown)[] = []
+
+  constructor(transaction: Transaction, parent: Level | undefined) {
+    this.transaction = transaction
+    this.parent = parent
+    this.depth = parent === undefined ? 0 : parent.depth + 1
+  }
+
+  /** Whether it is `other` or inside it. */
+  isWithin(other: Level): boolean {
+    for (let level: Level | undefined = this; level !== undefined; level = level.parent) if (level === other) return true
+    return false
+  }
+}
+
+/**
+ * One outermost transaction. It takes a connection with its first statement, not before; BEGIN travels with that
+ * statement. It ends exactly once, and whatever is used of it afterwards throws.
+ */
+export class Transaction {
+  readonly root: Level
+  readonly options: TransactionOptions
+  readonly site: AcquisitionSite | undefined
+  /** The pinned lease it has to run on, inside `pin`. */
+  readonly home: Lease | undefined
+  readonly #host: TransactionHost
+  #state: State = { tag: 'open' }
+  #lease: Lease | undefined
+  #starting: Promise<Lease> | undefined
+  /** The innermost level that is open. */
+  #top: Level
+  #rollbackOnly: { readonly cause: unknown } | undefined
+  #failure: { readonly cause: unknown } | undefined
+  #savepoints = 0
+  #onChange: (() => void)[] = []
+
+  constructor(
+    host: TransactionHost,
+    options: TransactionOptions,
+    site: AcquisitionSite | undefined,
+    home: Lease | undefined,
+  ) {
+    this.#host = host
+    this.home = home
+    this.options = options
+    this.site = site
+    this.root = new Level(this, undefined)
+    this.#top = this.root
+  }
+
+  get state(): 'open' | 'ending' | 'ended' {
+    return this.#state.tag
+  }
+
+  get lease(): Lease | undefined {
+    return this.#lease
+  }
+
+  /** What failed in it first; a serialization failure is known by its code. */
+  get failure(): unknown {
+    return this.#failure?.cause
+  }
+
+  /** Runs a statement at `level`, in its turn. */
+  execute<Result>(statement: Statement<Result>, level: Level): Promise<Result> {
+    const lease = this.#lease
+    if (lease !== undefined && this.#top === level && this.#state.tag === 'open' && lease.isReady) {
+      return this.#run(statement, level, lease)
+    }
+    return this.#executeInTurn(statement, level)
+  }
+
+  /** Holds the transaction's lease for a cursor or a stream: nothing else can run on it meanwhile. */
+  async leaseAt(level: Level): Promise<Lease> {
+    await this.#turn(level)
+    return this.#started()
+  }
+
+  async #executeInTurn<Result>(statement: Statement<Result>, level: Level): Promise<Result> {
+    level.pending++
+    try {
+      await this.#turn(level)
+      const lease = await this.#started()
+      await lease.whenReady()
+      this.#refuseIfEnded(level)
+      return await this.#run(statement, level, lease)
+    } finally {
+      level.pending--
+      this.#changed()
+    }
+  }
+
+  #run<Result>(statement: Statement<Result>, level: Level, lease: Lease): Promise<Result> {
+    level.pending++
+    return lease.execute(statement).then(
+      (result) => {
+        level.pending--
+        if (this.#onChange.length > 0) this.#changed()
+        return result
+      },
+      (error: unknown) => {
+        level.pending--
+        this.#failure ??= { cause: error }
+        this.#changed()
+        throw error
+      },
+    )
+  }
+
+  /** Runs `fn` in a savepoint of `level`; what it throws undoes what was done since. */
+  async savepoint<Result>(level: Level, fn: (inner: Level) => Promise<Result>): Promise<Result> {
+    level.pending++
+    let lease: Lease
+    const inner = new Level(this, level)
+    try {
+      await this.#turn(level)
+      lease = await this.#started()
+      await lease.whenReady()
+      this.#refuseIfEnded(level)
+      this.#top = inner
+    } catch (error) {
+      level.pending--
+      this.#changed()
+      throw error
+    }
+    const name = `reqscope_${++this.#savepoints}`
+    const failureBefore = this.#failure
+    try {
+      // Not waited for: should it fail, the transaction is aborted and nothing behind it can succeed.
+      lease.control(`savepoint ${name}`).catch((error: unknown) => {
+        this.#failure ??= { cause: error }
+      })
+      const result = await fn(inner)
+      await this.#quiet(inner)
+      this.#refuseIfEnded(inner)
+      if (this.#failure !== undefined && this.#failure !== failureBefore) {
+        throw this.#endedError('aborted', this.#failure.cause)
+      }
+      await lease.control(`release savepoint ${name}`)
+      level.afterCommit.push(...inner.afterCommit)
+      return result
+    } catch (cause) {
+      await this.#quiet(inner)
+      if (this.#state.tag !== 'ended' && !lease.connection.isGone) {
+        await lease.whenReady()
+        await lease.control(`rollback to savepoint ${name}; release savepoint ${name}`).then(
+          () => {
+            this.#failure = failureBefore
+          },
+          () => {}, // the connection failed, or the transaction did: its end tells
+        )
+      }
+      throw cause
+    } finally {
+      inner.ended = true
+      this.#top = level
+      level.pending--
+      this.#changed()
+    }
+  }
+
+  /** Joins: an error that leaves `fn` makes the whole transaction rollback-only, whoever catches it. */
+  async join<Result>(level: Level, fn: () => Result | Promise<Result>): Promise<Result> {
+    this.#refuseIfEnded(level)
+    level.pending++
+    try {
+      return await fn()
+    } catch (cause) {
+      this.#rollbackOnly ??= { cause }
+      throw cause
+    } finally {
+      level.pending--
+      this.#changed()
+    }
+  }
+
+  /**
+   * Commits, once what was begun inside has settled.
+   *
+   * @throws TransactionEndedError when it could only be rolled back.
+   * @throws ConnectionLostError with `outcome: 'unknown'` when the connection was lost during COMMIT.
+   */
+  async commit(): Promise<void> {
+    if (this.#state.tag !== 'open') throw this.#endedError('used-after-end')
+    await this.#quiet(this.root)
+    if (this.#state.tag !== 'open') throw this.#endedError('scope-ended')
+    const obstacle = this.#obstacle()
+    if (obstacle !== undefined) {
+      await this.rollback()
+      throw obstacle
+    }
+    this.#state = { tag: 'ending' }
+    const lease = this.#lease
+    try {
+      if (lease !== undefined) {
+        await lease.whenReady()
+        const tag = await lease.control('commit', 'unknown')
+        if (tag !== 'COMMIT') {
+          await this.#end('rolled back')
+          throw this.#endedError('aborted', this.#failure?.cause)
+        }
+      }
+    } catch (error) {
+      // A COMMIT that is refused, by a deferred constraint for one, has rolled back.
+      await this.#end('rolled back')
+      throw error
+    }
+    await this.#end('committed')
+    await this.#runAfterCommit()
+  }
+
+  /** Rolls back; never throws: what made it necessary is what its caller is told. */
+  async rollback(): Promise<void> {
+    if (this.#state.tag !== 'open') return
+    this.#state = { tag: 'ending' }
+    this.#changed()
+    const lease = this.#lease ?? (await this.#starting?.catch(() => undefined))
+    if (lease?.hold === 'cursor') lease.connection.discard('its transaction ended while a cursor or stream was open in it')
+    if (lease !== undefined && !lease.connection.isGone) {
+      try {
+        await lease.whenReady()
+        await lease.control('rollback')
+      } catch {
+        lease.connection.discard('its transaction could not be rolled back')
+      }
+    }
+    await this.#end('rolled back')
+  }
+
+  /** The scope has ended and the function has not: cancels what runs, and rolls back. */
+  async abandon(): Promise<void> {
+    if (this.#state.tag === 'ended') return
+    if (this.#lease !== undefined && !this.#lease.isIdle) await this.#lease.cancelInFlight()
+    await this.rollback()
+  }
+
+  #obstacle(): Error | undefined {
+    const refusal = this.#host.refusal()
+    if (refusal !== undefined) return refusal
+    if (this.#rollbackOnly !== undefined) return this.#endedError('rollback-only', this.#rollbackOnly.cause)
+    if (this.#lease?.hold === 'cursor') return this.#endedError('aborted', cursorIsOpen('the transaction'))
+    if (this.#lease?.connection.isGone) return this.#lease.failure(this.#failure?.cause ?? new Error('lost')) as Error
+    return undefined
+  }
+
+  /** Waits until `level` is the innermost one that is open. */
+  async #turn(level: Level): Promise<void> {
+    while (this.#top !== level) {
+      this.#refuseIfEnded(level)
+      await new Promise<void>((resolve) => this.#onChange.push(resolve))
+    }
+    this.#refuseIfEnded(level)
+  }
+
+  /** Waits until nothing that was begun at `level` is pending: an insert nobody awaited still belongs to it. */
+  async #quiet(level: Level): Promise<void> {
+    while (level.pending > 0 && this.#state.tag === 'open') {
+      await new Promise<void>((resolve) => this.#onChange.push(resolve))
+    }
+  }
+
+  #changed(): void {
+    for (const resolve of this.#onChange.splice(0)) resolve()
+  }
+
+  #started(): Promise<Lease> {
+    this.#starting ??= this.#start()
+    return this.#starting
+  }
+
+  async #start(): Promise<Lease> {
+    const lease = await this.#host.leaseForTransaction(this)
+    const { text, canFail } = beginOf(this.options)
+    const beginning = lease.begin(text)
+    this.#lease = lease
+    if (canFail) await beginning
+    return lease
+  }
+
+  async #end(how: 'committed' | 'rolled back'): Promise<void> {
+    if (this.#state.tag === 'ended') return
+    this.#state = { tag: 'ended', how }
+    for (let level: Level | undefined = this.#top; level !== undefined; level = level.parent) level.ended = true
+    this.#changed()
+    await this.#host.transactionEnded(this, this.#lease)
+  }
+
+  async #runAfterCommit(): Promise<void> {
+    for (const fn of this.root.afterCommit.splice(0)) {
+      try {
+        await fn()
+      } catch (error) {
+        this.#host.warn({ err: error }, 'an afterCommit function failed; the transaction is committed')
+      }
+    }
+  }
+
+  #refuseIfEnded(level: Level): void {
+    if (this.#state.tag !== 'open' || level.ended) throw this.#endedError('used-after-end')
+    const refusal = this.#host.refusal()
+    if (refusal !== undefined) throw refusal
+  }
+
+  #endedError(reason: TransactionEndedError['reason'], cause?: unknown): TransactionEndedError {
+    return new TransactionEndedError({
+      scope: this.#host.scope,
+      reason,
+      how: this.#state.tag === 'ended' ? this.#state.how : undefined,
+      startedAt: this.site?.toString(),
+      cause,
+    })
+  }
+}
+
+/** BEGIN, and whether anything but the connection can make it fail: then it has to be waited for. */
+function beginOf(options: TransactionOptions): { text: string; canFail: boolean } {
+  const { isolationLevel, accessMode, deferrable } = options
+  const clauses = [
+    isolationLevel && `isolation level ${isolationLevel}`,
+    accessMode,
+    deferrable === undefined ? undefined : deferrable ? 'deferrable' : 'not deferrable',
+  ].filter((clause) => clause !== undefined)
+  // A standby refuses these two.
+  const canFail = isolationLevel === 'serializable' || accessMode === 'read write'
+  return { text: clauses.length === 0 ? 'begin' : `begin ${clauses.join(', ')}`, canFail }
+}
+
+/** @throws InvalidOptionError naming the option; what reaches the server is one of a few fixed words. */
+export function checkTransactionOptions(options: TransactionOptions): TransactionOptions {
+  const read = new OptionReader('transaction', options).onlyKnown([
+    'propagation', 'isolationLevel', 'accessMode', 'deferrable', 'retries', 'resource',
+  ])
+  read.oneOf('propagation', 'required', ['required', 'requiresNew', 'nested', 'notSupported'])
+  read.oneOf('isolationLevel', undefined, ['read uncommitted', 'read committed', 'repeatable read', 'serializable'])
+  read.oneOf('accessMode', undefined, ['read only', 'read write'])
+  read.boolean('deferrable', false)
+  read.integer('retries', 0, { min: 0, max: 100 })
+  return options
+}
+
+/** Retries, and settings that differ from the outermost transaction's, have no meaning inside of one. */
+export function refuseInnerOptions(options: TransactionOptions, outer: TransactionOptions): void {
+  if (options.retries !== undefined && options.retries > 0) {
+    throw new InvalidOptionError('transaction.retries', options.retries, 'left out inside a transaction: only the outermost one can run again')
+  }
+  for (const name of ['isolationLevel', 'accessMode', 'deferrable'] as const) {
+    if (options[name] !== undefined && options[name] !== outer[name]) {
+      throw new InvalidOptionError(`transaction.${name}`, options[name], `left out or the same as the outermost transaction's (${outer[name] ?? 'the default'})`)
+    }
+  }
+}
+
+const RETRYABLE: ReadonlySet<unknown> = new Set(['40001', '40P01'])
+const FIRST_RETRY_MS = 10
+const LAST_RETRY_MS = 1_000
+
+/** Whether a transaction failed because of another one, so that running it again can help. */
+export function isRetryable(error: unknown): boolean {
+  for (let each = error, depth = 0; typeof each === 'object' && each !== null && depth < 10; depth++) {
+    if (RETRYABLE.has((each as { code?: unknown }).code)) return true
+    each = (each as { cause?: unknown }).cause
+  }
+  return false
+}
+
+/** Waits before the next attempt: twice as long each time up to a second, and at random between half of that and all. */
+export async function beforeRetry(
+  attempt: number,
+  cause: unknown,
+  scope: { readonly id: string; readonly kind: string; readonly name: string; readonly signal: AbortSignal },
+): Promise<void> {
+  publish('reqscope:transaction:retried', () => ({
+    scope: { id: scope.id, kind: scope.kind, name: scope.name },
+    attempt,
+    cause,
+  }))
+  const longest = Math.min(LAST_RETRY_MS, FIRST_RETRY_MS * 2 ** attempt)
+  await delay(longest * (0.5 + Math.random() / 2), undefined, { signal: scope.signal }).catch(() => {
+    throw cause
+  })
+}

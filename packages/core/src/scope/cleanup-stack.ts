@@ -1,0 +1,31 @@
+/** How a scope's work ended, as its clean-ups are told. */
+export type Outcome =
+  | { readonly tag: 'completed' }
+  | { readonly tag: 'failed'; readonly error: unknown }
+  | { readonly tag: 'aborted'; readonly error: unknown }
+
+export const COMPLETED: Outcome = { tag: 'completed' }
+
+export type Cleanup = (outcome: Outcome) => unknown
+
+/** Clean-ups that run last-in first-out, all of them, whatever the others do. */
+export class CleanupStack {
+  readonly #cleanups: Cleanup[] = []
+
+  push(cleanup: Cleanup): void {
+    this.#cleanups.push(cleanup)
+  }
+
+  /** Runs and forgets them all, also those that are added meanwhile. Resolves to what they threw. */
+  async run(outcome: Outcome): Promise<unknown[]> {
+    const failures: unknown[] = []
+    for (let cleanup = this.#cleanups.pop(); cleanup !== undefined; cleanup = this.#cleanups.pop()) {
+      try {
+        await cleanup(outcome)
+      } catch (failure) {
+        failures.push(failure)
+      }
+    }
+    return failures
+  }
+}

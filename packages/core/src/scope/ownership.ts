@@ -1,0 +1,70 @@
+import { ScopeEndedError, ScopeLeakError } from '../errors.ts'
+import type { AcquisitionSite } from './acquisition-site.ts'
+import { currentContext } from './current.ts'
+import type { Scope } from './scope.ts'
+
+/**
+ * Decides whether a handle of `scope` may be used by the code that runs now.
+ *
+ * @throws ScopeLeakError while another open scope of the same runtime is current.
+ * @throws ScopeEndedError after the scope's end, and while it is ending outside of its clean-ups.
+ * @throws ScopeAbortedError or DeadlineExceededError once the scope was cancelled.
+ */
+export function assertUsable(scope: Scope, resource: string, takenAt: AcquisitionSite | undefined): void {
+  const context = currentContext()
+  if (context?.scope === scope) {
+    if (scope.acceptsUse) return
+  } else if (context !== undefined && context.scope.state === 'open' && context.scope.isSiblingOf(scope)) {
+    throw new ScopeLeakError({ scope, usedFrom: context.scope, resource, takenAt: takenAt?.toString() })
+  }
+  if (scope.state === 'open') {
+    if (scope.cancelReason !== undefined) throw scope.cancelReason
+    return
+  }
+  if (scope.state === 'ending' && scope.isCleaningUp(context)) return
+  throw new ScopeEndedError({ scope, resource, takenAt: takenAt?.toString() })
+}
+
+/** Dresses a user's handle so that every use of it is checked; what is not an object or a function stays as it is. */
+export function guardHandle<Handle>(handle: Handle, check: () => void): Handle {
+  if ((typeof handle !== 'object' && typeof handle !== 'function') || handle === null) return handle
+  if (handle instanceof Promise) return guardPromise(handle, check) as Handle
+  return guardObject(handle, check)
+}
+
+function guardPromise(promise: Promise<unknown>, check: () => void): Promise<unknown> {
+  const guarded = promise.then((value) => guardHandle(value, check))
+  guarded.catch(() => {}) // whoever uses the handle is told; nobody else needs to be
+  return guarded
+}
+
+function guardObject<Handle extends object>(target: Handle, check: () => void): Handle {
+  const bound = new Map<unknown, unknown>()
+  return new Proxy(target, {
+    get(_target, property) {
+      const value = Reflect.get(target, property, target) as unknown
+      // Asking whether a handle is thenable, or printing it, is not using it.
+      if (property === 'then' || typeof property === 'symbol') return value
+      check()
+      if (typeof value !== 'function') return value
+      let method = bound.get(value)
+      if (method === undefined) {
+        // Bound to the target: a class with private fields does not know the proxy.
+        method = (...args: unknown[]) => {
+          check()
+          return Reflect.apply(value, target, args)
+        }
+        bound.set(value, method)
+      }
+      return method
+    },
+    set(_target, property, value) {
+      check()
+      return Reflect.set(target, property, value, target)
+    },
+    apply(_target, self, args) {
+      check()
+      return Reflect.apply(target as unknown as (...args: unknown[]) => unknown, self, args)
+    },
+  })
+}

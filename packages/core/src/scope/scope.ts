@@ -1,0 +1,306 @@
+import { DeadlineExceededError, type ReqscopeError, type ScopeDescription, ScopeAbortedError } from '../errors.ts'
+import { eventChannel } from '../events.ts'
+import { type Cleanup, CleanupStack, COMPLETED, type Outcome } from './cleanup-stack.ts'
+import { type Context, findInContext, outsideEveryScope, runInContext, runWithin } from './current.ts'
+import type { Logger } from './logger.ts'
+import type { ManualTransaction, Resource, TransactionalResource, TransactionOptions } from './resource.ts'
+
+export type ScopeKind = 'request' | 'job' | 'task'
+
+/** What a scope needs from the runtime it belongs to. */
+export interface ScopeOwner {
+  readonly logger: Logger
+  readonly slots: readonly { readonly name: string; readonly resource: Resource<unknown> }[]
+  transactional(name: string | undefined): TransactionalResource
+  /** Told once, when the scope has ended. */
+  forget(scope: Scope): void
+}
+
+export interface ScopeInit {
+  readonly id: string
+  readonly kind: ScopeKind
+  /** The route, the job or the task: what a report calls it. */
+  readonly name: string
+  /** How long it may take, in milliseconds; without it there is no deadline. */
+  readonly timeoutMs?: number | undefined
+  /** What a client's abort does: cancel what runs, or let the handler finish. Default `'finish'`. */
+  readonly onAbort?: 'cancel' | 'finish' | undefined
+  /** The logger whose child `scope.log` is; the runtime's by default. */
+  readonly logger?: Logger | undefined
+}
+
+type State =
+  | { readonly tag: 'open' }
+  | { readonly tag: 'ending'; readonly done: Promise<unknown[]> }
+  | { readonly tag: 'ended'; readonly failures: unknown[] }
+
+const OPEN: State = { tag: 'open' }
+const ENDED_WELL: State = { tag: 'ended', failures: [] }
+const CLEANING_UP = Symbol('reqscope.cleaning-up')
+const opened = eventChannel('reqscope:scope:opened')
+const ended = eventChannel('reqscope:scope:ended')
+
+/**
+ * One unit of work with an owner: a request, a job or a task. It hands out handles of the runtime's resources, bound to
+ * itself, and takes everything back when it ends.
+ */
+export class Scope implements ScopeDescription {
+  readonly id: string
+  readonly kind: ScopeKind
+  /** The route, the job or the task. */
+  readonly name: string
+
+  /** When its deadline passes, in milliseconds since the epoch; undefined without one. */
+  readonly deadline: number | undefined
+
+  readonly #owner: ScopeOwner
+  readonly #onAbort: 'cancel' | 'finish'
+  readonly #openedAt: number
+  #state: State = OPEN
+  #handles: unknown[] | undefined
+  #cleanups: CleanupStack | undefined
+  #controller: AbortController | undefined
+  #signalReason: ReqscopeError | undefined
+  #cancelReason: ReqscopeError | undefined
+  #deadlineTimer: NodeJS.Timeout | undefined
+  #parentLogger: Logger | undefined
+  #log: Logger | undefined
+
+  /** @internal Scopes are opened by the runtime: `scopes.run`, or an adapter. */
+  constructor(owner: ScopeOwner, init: ScopeInit) {
+    this.#owner = owner
+    this.id = init.id
+    this.kind = init.kind
+    this.name = init.name
+    this.#onAbort = init.onAbort ?? 'finish'
+    this.#parentLogger = init.logger
+    this.#openedAt = performance.now()
+    this.deadline = init.timeoutMs === undefined ? undefined : this.#startDeadline(init.timeoutMs)
+    if (opened.hasSubscribers) opened.publish({ scope: this.describe() })
+  }
+
+  get state(): 'open' | 'ending' | 'ended' {
+    return this.#state.tag
+  }
+
+  /** Fires when the client goes away, the deadline passes or the application shuts down; never on a normal end. */
+  get signal(): AbortSignal {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController()
+      if (this.#signalReason !== undefined) this.#controller.abort(this.#signalReason)
+    }
+    return this.#controller.signal
+  }
+
+  /** A child of the application's logger that carries the scope's id. */
+  get log(): Logger {
+    this.#log ??= (this.#parentLogger ?? this.#owner.logger).child({ scopeId: this.id })
+    return this.#log
+  }
+
+  /**
+   * Runs `cleanup` when the scope ends, last-in first-out, told how the scope ended. The scope's handles still work in
+   * it. After the end it runs at once.
+   */
+  defer(cleanup: Cleanup): void {
+    if (this.#state.tag !== 'ended') {
+      this.#cleanups ??= new CleanupStack()
+      this.#cleanups.push(cleanup)
+      return
+    }
+    const late = new CleanupStack()
+    late.push(cleanup)
+    void late.run(COMPLETED).then((failures) => this.#reportFailures(failures))
+  }
+
+  /** Runs `fn` once the transaction around has committed, and not at all if it rolls back; at once where there is none. */
+  afterCommit(fn: () => unknown): void {
+    if (this.#owner.transactional(undefined).afterCommit(this, fn)) return
+    void (async () => fn())().catch((error: unknown) => this.log.error({ err: error }, 'an afterCommit function failed'))
+  }
+
+  /** A function that runs `fn` in this scope, for libraries that lose the context of their caller. */
+  bind<Args extends unknown[], Result>(fn: (...args: Args) => Result): (...args: Args) => Result {
+    return (...args) => runInContext(this, () => fn(...args))
+  }
+
+  /**
+   * Runs `fn` in a transaction and commits when it has resolved; what it throws rolls back. Code called inside is in the
+   * transaction wherever it is, by ancestry. Inside another transaction the default is to join it.
+   *
+   * @throws TransactionEndedError when the function resolved but the transaction can't be committed.
+   * @throws ConnectionLostError with `outcome: 'unknown'` when the connection was lost during the COMMIT.
+   */
+  transaction<Result>(fn: () => Result | Promise<Result>): Promise<Result>
+  transaction<Result>(options: TransactionOptions, fn: () => Result | Promise<Result>): Promise<Result>
+  async transaction<Result>(
+    ...args: [() => Result | Promise<Result>] | [TransactionOptions, () => Result | Promise<Result>]
+  ): Promise<Result> {
+    const [options, fn] = args.length === 1 ? [{}, args[0]] : args
+    return this.#owner.transactional(options.resource).transaction(this, options, fn)
+  }
+
+  // What follows is for the runtime, the resources and the adapters; it is not part of the public face.
+
+  /** @internal */ get parent(): undefined {
+    return undefined
+  }
+  /** @internal */ get key(): undefined {
+    return undefined
+  }
+  /** @internal */ get value(): undefined {
+    return undefined
+  }
+  /** @internal */ get scope(): this {
+    return this
+  }
+
+  /** @internal */
+  describe(): ScopeDescription {
+    return { id: this.id, kind: this.kind, name: this.name }
+  }
+
+  /** @internal Why its handles reject; undefined while they work. */
+  get cancelReason(): ReqscopeError | undefined {
+    return this.#cancelReason
+  }
+
+  /** @internal Open and not cancelled: the one check of the fast path. */
+  get acceptsUse(): boolean {
+    return this.#state === OPEN && this.#cancelReason === undefined
+  }
+
+  /** @internal */
+  get aborted(): boolean {
+    return this.#signalReason !== undefined
+  }
+
+  /** @internal */
+  isSiblingOf(other: Scope): boolean {
+    return this.#owner === other.#owner
+  }
+
+  /** @internal */
+  isCleaningUp(context: Context | undefined): boolean {
+    return context?.scope === this && findInContext(context, CLEANING_UP) === this
+  }
+
+  /** @internal The handle of one resource, made on first use. */
+  handleOf(slot: number): unknown {
+    this.#handles ??= new Array(this.#owner.slots.length)
+    // Asked for after the end, it is made all the same: its first use says what is wrong, and where.
+    this.#handles[slot] ??= this.#owner.slots[slot]?.resource.handle(this)
+    return this.#handles[slot]
+  }
+
+  /** @internal */
+  openTransaction(options: TransactionOptions): ManualTransaction {
+    return this.#owner.transactional(options.resource).openTransaction(this, options)
+  }
+
+  /** @internal The client went away. */
+  clientGone(): void {
+    const reason = new ScopeAbortedError({ scope: this.describe(), reason: 'client' })
+    this.#fire(reason)
+    if (this.#onAbort === 'cancel') this.cancel(reason)
+  }
+
+  /** @internal Fires the signal, and leaves the work alone. */
+  shutDown(): void {
+    this.#fire(new ScopeAbortedError({ scope: this.describe(), reason: 'shutdown' }))
+  }
+
+  /** @internal Fires the signal, cancels what runs and makes the handles reject. */
+  cancel(reason: ReqscopeError): void {
+    if (this.#state.tag !== 'open' || this.#cancelReason !== undefined) return
+    this.#cancelReason = reason
+    this.#fire(reason)
+    this.#handles?.forEach((handle, slot) => {
+      if (handle !== undefined) this.#owner.slots[slot]?.resource.cancel?.(handle, this, reason)
+    })
+  }
+
+  /**
+   * @internal Ends the scope, once: runs the clean-ups, then releases the handles. Resolves to what they threw; never
+   * rejects. Returns nothing when it could end at once.
+   */
+  end(outcome: Outcome): Promise<unknown[]> | undefined {
+    if (this.#state.tag === 'ended') return undefined
+    if (this.#state.tag === 'ending') return this.#state.done
+    clearTimeout(this.#deadlineTimer)
+    const cleanups = this.#cleanups
+    if (cleanups === undefined) {
+      const releasing = this.#releaseHandles(outcome)
+      if (releasing === undefined) return this.#finish(outcome, [])
+      return this.#ending(releasing.then((failures) => this.#finished(outcome, failures)))
+    }
+    // Outside of the clean-ups the handles are dead from here on, so the state changes before the first of them runs.
+    let resolve!: (failures: unknown[]) => void
+    const done = this.#ending(new Promise((settle) => (resolve = settle)))
+    void this.#windDown(cleanups, outcome).then(resolve)
+    return done
+  }
+
+  async #windDown(cleanups: CleanupStack, outcome: Outcome): Promise<unknown[]> {
+    const failures = await runWithin(this, CLEANING_UP, this, () => cleanups.run(outcome))
+    failures.push(...((await this.#releaseHandles(outcome)) ?? []))
+    return this.#finished(outcome, failures)
+  }
+
+  #releaseHandles(outcome: Outcome): Promise<unknown[]> | undefined {
+    const handles = this.#handles
+    if (handles === undefined) return undefined
+    let releasing: Promise<unknown>[] | undefined
+    for (let slot = handles.length - 1; slot >= 0; slot--) {
+      if (handles[slot] === undefined) continue
+      try {
+        const released = this.#owner.slots[slot]?.resource.release(handles[slot], this, outcome)
+        if (released !== undefined) (releasing ??= []).push(released)
+      } catch (failure) {
+        const rejected = Promise.reject(failure)
+        ;(releasing ??= []).push(rejected)
+      }
+    }
+    return releasing && Promise.allSettled(releasing).then((all) => all.flatMap((each) => (each.status === 'rejected' ? [each.reason] : [])))
+  }
+
+  #ending(done: Promise<unknown[]>): Promise<unknown[]> {
+    this.#state = { tag: 'ending', done }
+    return done
+  }
+
+  #finished(outcome: Outcome, failures: unknown[]): unknown[] {
+    this.#finish(outcome, failures)
+    return failures
+  }
+
+  #finish(outcome: Outcome, failures: unknown[]): undefined {
+    this.#state = failures.length === 0 ? ENDED_WELL : { tag: 'ended', failures }
+    this.#reportFailures(failures)
+    this.#owner.forget(this)
+    if (ended.hasSubscribers) {
+      ended.publish({ scope: this.describe(), outcome: outcome.tag, durationMs: performance.now() - this.#openedAt })
+    }
+  }
+
+  #reportFailures(failures: unknown[]): void {
+    if (failures.length === 0) return
+    const error = failures.length === 1 ? failures[0] : new AggregateError(failures, 'several clean-ups failed')
+    this.log.error({ err: error, scope: this.describe() }, 'a clean-up of the scope failed')
+  }
+
+  #fire(reason: ReqscopeError): void {
+    if (this.#signalReason !== undefined) return
+    this.#signalReason = reason
+    const controller = this.#controller
+    // Listeners run in the context of whoever aborts: let that be this scope.
+    if (controller !== undefined) runInContext(this, () => controller.abort(reason))
+  }
+
+  #startDeadline(timeoutMs: number): number {
+    this.#deadlineTimer = outsideEveryScope(() =>
+      setTimeout(() => this.cancel(new DeadlineExceededError({ scope: this.describe(), timeoutMs })), timeoutMs),
+    )
+    return Date.now() + timeoutMs
+  }
+}

@@ -1,0 +1,316 @@
+import { randomUUID } from 'node:crypto'
+import { InvalidOptionError, OverloadedError, ScopeAbortedError } from './errors.ts'
+import { type Health, healthOf } from './health.ts'
+import { OptionReader } from './options.ts'
+import type { Outcome } from './scope/cleanup-stack.ts'
+import { COMPLETED } from './scope/cleanup-stack.ts'
+import { outsideEveryScope, runInContext } from './scope/current.ts'
+import { Ledger } from './scope/ledger.ts'
+import { type Logger, stderrLogger } from './scope/logger.ts'
+import type { ScopeWith } from './scope/register.ts'
+import { type AnyResource, isTransactional, type Resources, type TransactionalResource } from './scope/resource.ts'
+import { Scope, type ScopeInit, type ScopeKind } from './scope/scope.ts'
+import type { LeaseDescription } from './events.ts'
+
+export interface ScopesOptions<R extends Resources> {
+  /** What scopes hand out handles of, by the name of the handle. */
+  readonly resources: R
+  /** A logger of pino's shape. Default: Fastify's with the Fastify plugin, else warnings and errors to stderr. */
+  readonly logger?: Logger
+  /** How long a handler may take to settle after its response was closed, in milliseconds. Default 10,000. */
+  readonly settleTimeoutMs?: number
+}
+
+export interface RunOptions {
+  /** What a report calls it: `nightly-stock-check`. */
+  readonly name: string
+  /** Default `'task'`. */
+  readonly kind?: ScopeKind
+  /** Default: a random UUID. */
+  readonly id?: string
+  /** How long it may take, in milliseconds; without it there is no deadline. */
+  readonly timeoutMs?: number
+  /** Cancels the scope when it fires. */
+  readonly signal?: AbortSignal
+}
+
+/** Who is there and who holds what, at this moment. */
+export interface Snapshot {
+  readonly state: 'open' | 'closing' | 'closed'
+  readonly openScopes: { readonly total: number; readonly request: number; readonly job: number; readonly task: number }
+  /** Every lease that is out, the longest-held first. */
+  readonly leases: readonly LeaseDescription[]
+}
+
+// Members of a scope, today's and those that belong to features of this package: no resource may be named like one.
+const RESERVED: ReadonlySet<string> = new Set([
+  ...Object.getOwnPropertyNames(Scope.prototype),
+  ...['id', 'kind', 'name', 'deadline', 'then', 'lock', 'tryLock', 'acquireLock', 'consume', 'enqueue', 'spawn'],
+])
+
+/**
+ * The runtime: knows the resources, opens scopes, answers who holds what, and closes. Made by {@link createScopes}.
+ */
+export class Scopes<R extends Resources = Resources> {
+  readonly resources: R
+  /** How long a handler may take to settle after its response was closed, in milliseconds. */
+  readonly settleTimeoutMs: number
+
+  readonly #slots: readonly { readonly name: string; readonly resource: AnyResource }[]
+  readonly #ScopeClass: typeof Scope
+  readonly #ledger = new Ledger()
+  readonly #open = new Set<Scope>()
+  #logger: Logger | undefined
+  #starting: Promise<void> | undefined
+  #started = false
+  #closing: Promise<void> | undefined
+  #closed = false
+  #drained: (() => void) | undefined
+
+  /** @internal Use {@link createScopes}. */
+  constructor(options: ScopesOptions<R>) {
+    const read = new OptionReader('createScopes', options).onlyKnown(['resources', 'logger', 'settleTimeoutMs'])
+    this.settleTimeoutMs = read.milliseconds('settleTimeoutMs', 10_000)
+    this.resources = checkedResources(options.resources)
+    this.#logger = options.logger
+    this.#slots = Object.entries(this.resources).map(([name, resource]) => ({ name, resource }))
+    this.#ScopeClass = scopeClassFor(this.#slots)
+    for (const { name, resource } of this.#slots) {
+      resource.attach?.({ name, ledger: this.#ledger, logger: () => this.logger })
+    }
+  }
+
+  get logger(): Logger {
+    this.#logger ??= stderrLogger()
+    return this.#logger
+  }
+
+  /** Gives the runtime a logger where it was made without one; an adapter calls it with its framework's. */
+  adoptLogger(logger: Logger): void {
+    this.#logger ??= logger
+  }
+
+  /** Whether the runtime still takes work. */
+  get state(): 'open' | 'closing' | 'closed' {
+    return this.#closed ? 'closed' : this.#closing === undefined ? 'open' : 'closing'
+  }
+
+  /**
+   * Opens the resources, in the order they are named in; once, however often it is called. `run` does it by itself.
+   * When one of them fails, those before it are closed again.
+   */
+  start(): Promise<void> {
+    this.#starting ??= outsideEveryScope(() => this.#start())
+    return this.#starting
+  }
+
+  async #start(): Promise<void> {
+    const started: AnyResource[] = []
+    try {
+      for (const { name, resource } of this.#slots) {
+        await resource.start({ name, logger: this.logger })
+        started.push(resource)
+      }
+      this.#started = true
+    } catch (cause) {
+      this.#starting = undefined
+      await Promise.allSettled(started.reverse().map((resource) => resource.stop({ timeoutMs: 1_000 })))
+      throw cause
+    }
+  }
+
+  /**
+   * Runs `fn` in a scope of its own and ends the scope when it has settled: for scripts, schedules, each message of a
+   * socket. Inside another scope the new one is current and the outer one's handles are refused.
+   *
+   * @throws what `fn` throws; an AggregateError of what its clean-ups threw where `fn` itself succeeded.
+   * @throws OverloadedError when the runtime is closing.
+   */
+  async run<Result>(options: RunOptions, fn: (scope: ScopeWith<R>) => Result | Promise<Result>): Promise<Awaited<Result>> {
+    const init = checkedRunOptions(options)
+    if (!this.#started) await this.start()
+    const scope = this.open(init)
+    const unlisten = cancelWith(options.signal, scope)
+    try {
+      const result = await runInContext(scope, () => fn(scope))
+      const failures = await scope.end(COMPLETED)
+      if (failures !== undefined && failures.length > 0) {
+        throw new AggregateError(failures, `the clean-ups of ${scope.kind} ${scope.name} failed`)
+      }
+      return result
+    } catch (error) {
+      await scope.end(scope.aborted ? { tag: 'aborted', error } : { tag: 'failed', error })
+      throw error
+    } finally {
+      unlisten()
+    }
+  }
+
+  /**
+   * Opens a scope that its opener must end, for adapters; everything else uses `run`. No I/O happens here.
+   *
+   * @throws OverloadedError when the runtime is closing.
+   */
+  open(init: ScopeInit): ScopeWith<R> {
+    if (this.#closing !== undefined) {
+      throw new OverloadedError({ reason: 'shutdown', what: `${init.kind} ${init.name}` })
+    }
+    const scope = new this.#ScopeClass(this.#owner, init)
+    this.#open.add(scope)
+    return scope as ScopeWith<R>
+  }
+
+  /** How the resources are, as they say themselves. */
+  health(): Promise<Health> {
+    return healthOf(this.#slots, this.state)
+  }
+
+  /** Who holds the connections? */
+  snapshot(): Snapshot {
+    const openScopes = { total: this.#open.size, request: 0, job: 0, task: 0 }
+    for (const scope of this.#open) openScopes[scope.kind]++
+    return { state: this.state, openScopes, leases: this.#ledger.describe() }
+  }
+
+  /**
+   * Takes no more work, lets the open scopes finish, signals them after half of the time, cancels and ends what is left
+   * shortly before it is over, and closes the resources. Never rejects; what goes wrong is logged.
+   *
+   * @param options.timeoutMs how long all of it may take, in milliseconds. Default 10,000.
+   */
+  close(options: { readonly timeoutMs?: number } = {}): Promise<void> {
+    const timeoutMs = new OptionReader('close', options).onlyKnown(['timeoutMs']).milliseconds('timeoutMs', 10_000)
+    this.#closing ??= outsideEveryScope(() => this.#close(timeoutMs))
+    return this.#closing
+  }
+
+  async #close(timeoutMs: number): Promise<void> {
+    const startedAt = performance.now()
+    const left = () => Math.max(0, timeoutMs - (performance.now() - startedAt))
+    await this.#starting?.catch(() => {})
+    await this.#drain(timeoutMs / 2)
+    for (const scope of this.#open) scope.shutDown()
+    await this.#drain(left() * 0.8)
+    await this.#endWhatIsLeft(left() / 2)
+    for (const { name, resource } of [...this.#slots].reverse()) {
+      try {
+        await resource.stop({ timeoutMs: Math.max(100, left()) })
+      } catch (error) {
+        this.logger.error({ err: error, resource: name }, 'a resource failed to close')
+      }
+    }
+    this.#closed = true
+  }
+
+  async #drain(forMs: number): Promise<void> {
+    if (this.#open.size === 0) return
+    let timer: NodeJS.Timeout | undefined
+    await new Promise<void>((resolve) => {
+      this.#drained = resolve
+      timer = setTimeout(resolve, forMs)
+    })
+    clearTimeout(timer)
+    this.#drained = undefined
+  }
+
+  async #endWhatIsLeft(withinMs: number): Promise<void> {
+    if (this.#open.size === 0) return
+    this.logger.warn({ scopes: [...this.#open].map((scope) => scope.describe()) }, 'scopes had to be ended to shut down')
+    for (const scope of this.#open) {
+      const error = new ScopeAbortedError({ scope: scope.describe(), reason: 'shutdown' })
+      scope.cancel(error)
+      void scope.end({ tag: 'aborted', error })
+    }
+    await this.#drain(withinMs)
+  }
+
+  // One object for all scopes, so a scope carries no closures of its own.
+  readonly #owner = (() => {
+    const runtime = this
+    return {
+      get logger() {
+        return runtime.logger
+      },
+      get slots() {
+        return runtime.#slots
+      },
+      transactional: (name: string | undefined) => runtime.#transactional(name),
+      forget(scope: Scope) {
+        runtime.#open.delete(scope)
+        if (runtime.#open.size === 0) runtime.#drained?.()
+      },
+    }
+  })()
+
+  #transactional(name: string | undefined): TransactionalResource {
+    const all = this.#slots.filter((slot) => isTransactional(slot.resource))
+    const found = name === undefined ? all : all.filter((slot) => slot.name === name)
+    if (found.length === 1) return found[0]!.resource as unknown as TransactionalResource
+    const names = all.map((slot) => `'${slot.name}'`).join(', ')
+    throw new InvalidOptionError(
+      'transaction.resource',
+      name,
+      all.length === 0 ? 'left alone: the runtime has no resource that knows transactions' : `one of ${names}`,
+    )
+  }
+}
+
+/**
+ * Makes the runtime of an application. Nothing is opened yet: the adapter, `scopes.run` or `scopes.start` does that.
+ *
+ * @throws InvalidOptionError naming the option that is wrong.
+ */
+export function createScopes<const R extends Resources>(options: ScopesOptions<R>): Scopes<R> {
+  return new Scopes(options)
+}
+
+function checkedResources<R extends Resources>(resources: R): R {
+  if (typeof resources !== 'object' || resources === null) {
+    throw new InvalidOptionError('createScopes.resources', resources, 'an object of resources by name')
+  }
+  for (const [name, resource] of Object.entries(resources)) {
+    if (RESERVED.has(name)) {
+      throw new InvalidOptionError(`createScopes.resources.${name}`, resource, 'given another name: scopes have a member of this one')
+    }
+    if (typeof (resource as Partial<AnyResource> | undefined)?.handle !== 'function') {
+      throw new InvalidOptionError(`createScopes.resources.${name}`, resource, 'a resource: postgres(…), or defineResource(…)')
+    }
+  }
+  return resources
+}
+
+function checkedRunOptions(options: RunOptions): ScopeInit {
+  const read = new OptionReader('run', options).onlyKnown(['name', 'kind', 'id', 'timeoutMs', 'signal'])
+  const name = read.string('name', undefined)
+  if (name === undefined) throw new InvalidOptionError('run.name', undefined, 'a string that is not empty')
+  return {
+    name,
+    id: read.string('id', undefined) ?? randomUUID(),
+    kind: read.oneOf('kind', 'task', ['request', 'job', 'task']),
+    timeoutMs: options.timeoutMs === undefined ? undefined : read.milliseconds('timeoutMs', 0, { min: 1 }),
+  }
+}
+
+function cancelWith(signal: AbortSignal | undefined, scope: Scope): () => void {
+  if (signal === undefined) return () => {}
+  const cancel = () => scope.cancel(new ScopeAbortedError({ scope: scope.describe(), reason: 'client', cause: signal.reason }))
+  if (signal.aborted) cancel()
+  signal.addEventListener('abort', cancel, { once: true })
+  return () => signal.removeEventListener('abort', cancel)
+}
+
+/** A subclass whose prototype has a getter for each resource, so that a scope pays nothing for handles it never uses. */
+function scopeClassFor(slots: readonly { readonly name: string }[]): typeof Scope {
+  class ScopeWithHandles extends Scope {}
+  slots.forEach(({ name }, slot) => {
+    Object.defineProperty(ScopeWithHandles.prototype, name, {
+      get(this: Scope) {
+        return this.handleOf(slot)
+      },
+      enumerable: true,
+    })
+  })
+  return ScopeWithHandles
+}
+
+export type { Outcome }
