@@ -15,6 +15,7 @@ const tasks = {
   check: (args) => node('scripts/check.mjs', ...args),
   build: (args) => node('scripts/build.mjs', ...args),
   format: (args) => ['biome', ['check', '--write', ...(args.length ? args : ['.'])]],
+  'node-versions': (args) => typescript('scripts/node-versions.mjs', ...args),
   types: (args) => node('scripts/types.mjs', ...args),
   changeset: (args) => ['changeset', args],
 }

@@ -1,0 +1,99 @@
+import { writeFile } from 'node:fs/promises'
+import { cpus, totalmem } from 'node:os'
+import { parseArgs } from 'node:util'
+import { createDatabase, startPostgres } from '@reqscope/services'
+import postgres from 'postgres'
+import { PRODUCTS } from './candidates/products.ts'
+import { compile } from './compile.ts'
+import { type Effort, measureMemory, measureRow, type RowResult } from './measure.ts'
+import { memory, rows } from './rows.ts'
+
+const { values: flags, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    json: { type: 'string' },
+    quick: { type: 'boolean', default: false },
+    check: { type: 'boolean', default: false },
+    rounds: { type: 'string' },
+    help: { type: 'boolean', default: false },
+  },
+})
+
+if (flags.help) {
+  console.log(`npm run bench -- [--quick] [--check] [--json FILE] [--rounds N] [words of a row's name …]
+
+Measures Reqscope against what a user would pick instead, candidates in turn, and prints medians and ratios.
+  --quick   3 short rounds instead of 7
+  --check   exits with 1 when a row misses its budget
+  --json    writes the figures to FILE`)
+  process.exit(0)
+}
+
+const effort: Effort = {
+  rounds: flags.rounds === undefined ? (flags.quick ? 3 : 7) : Number(flags.rounds),
+  seconds: flags.quick ? 2 : 4,
+  warmUpSeconds: flags.quick ? 2 : 4,
+}
+const wanted = (name: string) => positionals.length === 0 || positionals.some((word) => name.includes(word))
+
+console.error('compiling packages and candidates …')
+await compile()
+const server = await startPostgres()
+const database = await createDatabase(server)
+const results: RowResult[] = []
+let bytesPerScope: number | undefined
+try {
+  await seed(database.url)
+  for (const row of rows.filter(({ name }) => wanted(name))) {
+    console.error(`measuring: ${row.name} …`)
+    const result = await measureRow(row, database.url, effort)
+    results.push(result)
+    print(result)
+  }
+  if (wanted(memory.name)) {
+    bytesPerScope = await measureMemory(database.url, effort.rounds)
+    console.log(`\n${memory.name}: ${Math.round(bytesPerScope)} bytes (at most ${memory.atMost}, aim ${memory.aim})`)
+  }
+} finally {
+  await database.drop()
+  await server.stop()
+}
+
+const machine = {
+  node: process.version,
+  cpu: cpus()[0]?.model,
+  cores: cpus().length,
+  memoryGiB: Math.round(totalmem() / 2 ** 30),
+}
+console.log(
+  `\n${effort.rounds} rounds of ${effort.seconds} s each; Node ${machine.node}, ${machine.cores} cores (${machine.cpu})`,
+)
+if (flags.json !== undefined) {
+  await writeFile(
+    flags.json,
+    `${JSON.stringify({ machine, effort, rows: results, memory: { ...memory, bytesPerScope } }, null, 2)}\n`,
+  )
+}
+const missed = [
+  ...results.filter(({ holds }) => !holds).map(({ name }) => name),
+  ...(bytesPerScope !== undefined && bytesPerScope > memory.atMost ? [memory.name] : []),
+]
+if (missed.length > 0) console.log(`under budget: ${missed.join('; ')}`)
+if (flags.check && missed.length > 0) process.exitCode = 1
+
+async function seed(url: string): Promise<void> {
+  const sql = postgres(url, { max: 1, onnotice: () => {} })
+  await sql`create table products (id int primary key, name text not null, price int not null)`
+  await sql`insert into products select n, 'product ' || n, n * 10 from generate_series(1, ${PRODUCTS}) n`
+  await sql`analyze products`
+  await sql.end()
+}
+
+function print({ name, ours, baseline, ratio, ratioSpread, atLeast, aim, holds }: RowResult): void {
+  const side = (each: RowResult['ours']) =>
+    `  ${each.name.padEnd(34)} ${Math.round(each.requestsPerSecond).toLocaleString('en').padStart(9)} req/s   p50 ${each.p50Ms} ms   p99 ${each.p99Ms} ms   ${each.cpuMicrosPerRequest.toFixed(1)} µs CPU/request${each.failed > 0 ? `   ${each.failed} FAILED` : ''}`
+  console.log(`\n${name}\n${side(ours)}\n${side(baseline)}`)
+  console.log(
+    `  ratio ${ratio.toFixed(2)} × (${ratioSpread.map((each) => each.toFixed(2)).join('–')}); at least ${atLeast} ×, aim ${aim} ×: ${holds ? (ratio >= aim ? 'aim reached' : 'holds') : 'MISSED'}`,
+  )
+}

@@ -1,0 +1,43 @@
+import { type ChildProcess, fork } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+
+const compiled = new URL('../.cache/app/dist/', import.meta.url)
+
+/** A compiled program in a process of its own, that answers questions. */
+export class Child {
+  readonly #process: ChildProcess
+
+  constructor(program: string, options: { readonly env?: Record<string, string>; readonly execArgv?: string[] } = {}) {
+    this.#process = fork(fileURLToPath(new URL(program, compiled)), [], {
+      env: { ...process.env, NODE_ENV: 'production', ...options.env },
+      execArgv: options.execArgv ?? [],
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    })
+  }
+
+  /** The next message it sends. */
+  async answer<Answer>(): Promise<Answer> {
+    const ended = once(this.#process, 'exit').then(([code]) => {
+      throw new Error(`a child ended with ${code} before it had answered`)
+    })
+    const [answer] = await Promise.race([once(this.#process, 'message'), ended])
+    ended.catch(() => {}) // it may end now as it likes
+    return answer as Answer
+  }
+
+  async ask<Answer>(question: string | object): Promise<Answer> {
+    const answer = this.answer<Answer>()
+    this.#process.send(question)
+    return answer
+  }
+
+  async stop(): Promise<void> {
+    if (this.#process.exitCode !== null) return
+    const ended = once(this.#process, 'exit')
+    if (this.#process.connected) this.#process.disconnect()
+    const timer = setTimeout(() => this.#process.kill('SIGKILL'), 2_000)
+    await ended
+    clearTimeout(timer)
+  }
+}
