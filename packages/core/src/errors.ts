@@ -38,6 +38,8 @@ export interface ScopeDescription {
   readonly name: string
 }
 
+/** Only the facts: a scope in an error would outlive its request, with all that hangs on it. */
+const described = ({ id, kind, name }: ScopeDescription): ScopeDescription => ({ id, kind, name })
 const called = (scope: ScopeDescription): string => `${scope.kind} ${scope.name} (${scope.id})`
 const taken = (site: string | undefined): string => (site === undefined ? '' : `, taken at ${site}`)
 
@@ -53,7 +55,7 @@ export class ScopeEndedError extends ReqscopeError {
       `The ${facts.resource} handle of ${called(facts.scope)}${taken(facts.takenAt)} was used after its scope had ended. ` +
         'Await all work before the handler returns, or give the later work a scope of its own (scopes.run).',
     )
-    this.scope = facts.scope
+    this.scope = described(facts.scope)
     this.resource = facts.resource
     this.takenAt = facts.takenAt
   }
@@ -77,8 +79,8 @@ export class ScopeLeakError extends ReqscopeError {
       `The ${facts.resource} handle of ${called(facts.scope)}${taken(facts.takenAt)} was used inside ${called(facts.usedFrom)}. ` +
         `Use the handle of the scope you are in: currentScope().${facts.resource}.`,
     )
-    this.scope = facts.scope
-    this.usedFrom = facts.usedFrom
+    this.scope = described(facts.scope)
+    this.usedFrom = described(facts.usedFrom)
     this.resource = facts.resource
     this.takenAt = facts.takenAt
   }
@@ -102,7 +104,7 @@ export class ScopeAbortedError extends ReqscopeError {
       'settle-timeout': 'its handler had not settled in time after the response was closed',
     }[facts.reason]
     super(`${called(facts.scope)} was aborted: ${why}.`, { cause: facts.cause })
-    this.scope = facts.scope
+    this.scope = described(facts.scope)
     this.reason = facts.reason
   }
 }
@@ -120,7 +122,7 @@ export class DeadlineExceededError extends ReqscopeError {
         'What still ran was cancelled and its transactions are rolled back.',
       { cause: facts.cause },
     )
-    this.scope = facts.scope
+    this.scope = described(facts.scope)
     this.timeoutMs = facts.timeoutMs
   }
 }
@@ -258,7 +260,7 @@ export class TransactionEndedError extends ReqscopeError {
       'scope-ended': `The transaction ${where} was rolled back: its scope ended before its function had finished.`,
     }[facts.reason]
     super(message, { cause: facts.cause })
-    this.scope = facts.scope
+    this.scope = described(facts.scope)
     this.reason = facts.reason
   }
 }
@@ -276,15 +278,18 @@ export class SharedConnectionError extends ReqscopeError {
   }
 }
 
+/** Given to an InvalidOptionError instead of a value that may be a secret, or hold one. */
+export const UNSHOWN: unique symbol = Symbol('not shown')
+
 /** An option is not what it must be. Options are checked where they are given, and never coerced. */
 export class InvalidOptionError extends ReqscopeError {
   readonly code = 'RSC_INVALID_OPTION'
   readonly option: string
   readonly expected: string
 
-  /** @param value what was given; only its kind and, for short plain values, its text reach the message. */
+  /** @param value what was given, or UNSHOWN; only its kind and, for short plain values, its text reach the message. */
   constructor(option: string, value: unknown, expected: string) {
-    super(`Option ${option} must be ${expected}, but is ${shown(value)}.`)
+    super(`Option ${option} must be ${expected}${value === UNSHOWN ? '' : `, but is ${shown(value)}`}.`)
     this.option = option
     this.expected = expected
   }

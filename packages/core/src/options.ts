@@ -1,4 +1,4 @@
-import { InvalidOptionError } from './errors.ts'
+import { InvalidOptionError, UNSHOWN } from './errors.ts'
 
 /** Checks the options of one part: every check names the option in full and returns the value as it was given. */
 export class OptionReader<Options extends object> {
@@ -13,11 +13,11 @@ export class OptionReader<Options extends object> {
     this.#options = options
   }
 
-  /** Refuses names that are not among `known`: a misspelt option would otherwise be a silent default. */
+  /** Refuses names that are not among `known`: a misspelt option would otherwise be a silent default. What it holds may be a password. */
   onlyKnown(known: readonly (keyof Options & string)[]): this {
     for (const name of Object.keys(this.#options)) {
       if (!(known as readonly string[]).includes(name)) {
-        throw new InvalidOptionError(this.#name(name), (this.#options as Record<string, unknown>)[name], `left out: there is no such option (there are: ${known.join(', ')})`)
+        throw new InvalidOptionError(this.#name(name), UNSHOWN, `left out: there is no such option (there are: ${known.join(', ')})`)
       }
     }
     return this

@@ -6,7 +6,7 @@ import type { Outcome } from './scope/cleanup-stack.ts'
 import { COMPLETED } from './scope/cleanup-stack.ts'
 import { outsideEveryScope, runInContext } from './scope/current.ts'
 import { Ledger } from './scope/ledger.ts'
-import { type Logger, stderrLogger } from './scope/logger.ts'
+import { isLogger, type Logger, stderrLogger } from './scope/logger.ts'
 import type { ScopeWith } from './scope/register.ts'
 import { type AnyResource, isTransactional, type Resources, type TransactionalResource } from './scope/resource.ts'
 import { Scope, type ScopeInit, type ScopeKind } from './scope/scope.ts'
@@ -42,6 +42,8 @@ export interface Snapshot {
   readonly leases: readonly LeaseDescription[]
 }
 
+const STOP_AFTER_FAILED_START_MS = 1_000
+
 // Members of a scope, today's and those that belong to features of this package: no resource may be named like one.
 const RESERVED: ReadonlySet<string> = new Set([
   ...Object.getOwnPropertyNames(Scope.prototype),
@@ -63,6 +65,8 @@ export class Scopes<R extends Resources = Resources> {
   #logger: Logger | undefined
   #starting: Promise<void> | undefined
   #started = false
+  /** What was opened and has to be closed. */
+  readonly #running = new Set<AnyResource>()
   #closing: Promise<void> | undefined
   #closed = false
   #drained: (() => void) | undefined
@@ -72,6 +76,9 @@ export class Scopes<R extends Resources = Resources> {
     const read = new OptionReader('createScopes', options).onlyKnown(['resources', 'logger', 'settleTimeoutMs'])
     this.settleTimeoutMs = read.milliseconds('settleTimeoutMs', 10_000)
     this.resources = checkedResources(options.resources)
+    if (options.logger !== undefined && !isLogger(options.logger)) {
+      throw new InvalidOptionError('createScopes.logger', options.logger, "a logger of pino's shape: debug, info, warn, error, child")
+    }
     this.#logger = options.logger
     this.#slots = Object.entries(this.resources).map(([name, resource]) => ({ name, resource }))
     this.#ScopeClass = scopeClassFor(this.#slots)
@@ -98,23 +105,26 @@ export class Scopes<R extends Resources = Resources> {
   /**
    * Opens the resources, in the order they are named in; once, however often it is called. `run` does it by itself.
    * When one of them fails, those before it are closed again.
+   *
+   * @throws OverloadedError when the runtime is closing.
    */
   start(): Promise<void> {
+    if (this.#starting === undefined && this.#closing !== undefined) return Promise.reject(shuttingDown('scopes.start'))
     this.#starting ??= outsideEveryScope(() => this.#start())
     return this.#starting
   }
 
   async #start(): Promise<void> {
-    const started: AnyResource[] = []
     try {
       for (const { name, resource } of this.#slots) {
         await resource.start({ name, logger: this.logger })
-        started.push(resource)
+        this.#running.add(resource)
+        if (this.#closed) throw shuttingDown('scopes.start') // it took longer than the close
       }
       this.#started = true
     } catch (cause) {
+      await this.#stopWhatRuns(() => STOP_AFTER_FAILED_START_MS)
       this.#starting = undefined
-      await Promise.allSettled(started.reverse().map((resource) => resource.stop({ timeoutMs: 1_000 })))
       throw cause
     }
   }
@@ -128,11 +138,13 @@ export class Scopes<R extends Resources = Resources> {
    */
   async run<Result>(options: RunOptions, fn: (scope: ScopeWith<R>) => Result | Promise<Result>): Promise<Awaited<Result>> {
     const init = checkedRunOptions(options)
+    if (this.#closing !== undefined) throw shuttingDown(`${init.kind} ${init.name}`)
     if (!this.#started) await this.start()
     const scope = this.open(init)
     const unlisten = cancelWith(options.signal, scope)
     try {
-      const result = await runInContext(scope, () => fn(scope))
+      // A query that `fn` returns is sent when it is awaited: that has to happen in the scope, too.
+      const result = await runInContext(scope, async () => fn(scope))
       const failures = await scope.end(COMPLETED)
       if (failures !== undefined && failures.length > 0) {
         throw new AggregateError(failures, `the clean-ups of ${scope.kind} ${scope.name} failed`)
@@ -152,9 +164,9 @@ export class Scopes<R extends Resources = Resources> {
    * @throws OverloadedError when the runtime is closing.
    */
   open(init: ScopeInit): ScopeWith<R> {
-    if (this.#closing !== undefined) {
-      throw new OverloadedError({ reason: 'shutdown', what: `${init.kind} ${init.name}` })
-    }
+    if (this.#closing !== undefined) throw shuttingDown(`${init.kind} ${init.name}`)
+    // Whoever does not start the runtime can use it all the same, and what that opens has to be closed.
+    if (!this.#started) for (const { resource } of this.#slots) this.#running.add(resource)
     const scope = new this.#ScopeClass(this.#owner, init)
     this.#open.add(scope)
     return scope as ScopeWith<R>
@@ -187,19 +199,26 @@ export class Scopes<R extends Resources = Resources> {
   async #close(timeoutMs: number): Promise<void> {
     const startedAt = performance.now()
     const left = () => Math.max(0, timeoutMs - (performance.now() - startedAt))
-    await this.#starting?.catch(() => {})
+    if (this.#starting !== undefined) await inTime(this.#starting.catch(() => {}), left())
     await this.#drain(timeoutMs / 2)
     for (const scope of this.#open) scope.shutDown()
     await this.#drain(left() * 0.8)
     await this.#endWhatIsLeft(left() / 2)
-    for (const { name, resource } of [...this.#slots].reverse()) {
+    await this.#stopWhatRuns(() => Math.max(100, left()))
+    this.#closed = true
+  }
+
+  async #stopWhatRuns(left: () => number): Promise<void> {
+    for (const { name, resource } of this.#slots.toReversed()) {
+      if (!this.#running.delete(resource)) continue
+      const timeoutMs = left()
       try {
-        await resource.stop({ timeoutMs: Math.max(100, left()) })
+        const stopped = await inTime(resource.stop({ timeoutMs }), timeoutMs)
+        if (!stopped) throw new Error(`it did not close within ${Math.round(timeoutMs)} ms`)
       } catch (error) {
         this.logger.error({ err: error, resource: name }, 'a resource failed to close')
       }
     }
-    this.#closed = true
   }
 
   async #drain(forMs: number): Promise<void> {
@@ -279,10 +298,30 @@ function checkedResources<R extends Resources>(resources: R): R {
   return resources
 }
 
+function shuttingDown(what: string): OverloadedError {
+  return new OverloadedError({ reason: 'shutdown', what })
+}
+
+/** Whether `work` settles within so many milliseconds; what it throws in that time is thrown. */
+async function inTime(work: unknown, timeoutMs: number): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined
+  const timeout = new Promise<false>((resolve) => {
+    timer = setTimeout(resolve, timeoutMs, false)
+  })
+  try {
+    return await Promise.race([Promise.resolve(work).then(() => true), timeout])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
 function checkedRunOptions(options: RunOptions): ScopeInit {
   const read = new OptionReader('run', options).onlyKnown(['name', 'kind', 'id', 'timeoutMs', 'signal'])
   const name = read.string('name', undefined)
   if (name === undefined) throw new InvalidOptionError('run.name', undefined, 'a string that is not empty')
+  if (options.signal !== undefined && !(options.signal instanceof AbortSignal)) {
+    throw new InvalidOptionError('run.signal', options.signal, 'an AbortSignal')
+  }
   return {
     name,
     id: read.string('id', undefined) ?? randomUUID(),

@@ -1,6 +1,13 @@
 /** What HTTP adapters share. For adapters: an application uses its framework's package. */
+export { OptionReader } from '../options.ts'
 export { runInContext } from '../scope/current.ts'
 export { isTransactional } from '../scope/resource.ts'
 export { type ProblemBody, type ProblemDetails, problemDetails, retryAfterSeconds } from './problem-details.ts'
 export { type RawResponse, ResponseLifetime } from './response-lifetime.ts'
-export { type ReplyFacts, type RouteTransactionOptions, TransactionBeforeHead } from './transaction-before-head.ts'
+export {
+  type CommitRules,
+  commitRules,
+  type ReplyFacts,
+  type RouteTransactionOptions,
+  TransactionBeforeHead,
+} from './transaction-before-head.ts'

@@ -37,7 +37,8 @@ const BUSY: Partial<Record<string, { readonly type: string; readonly title: stri
 }
 const UNAVAILABLE = 'Something the server depends on is not available at the moment. Try again later.'
 const TOO_LATE = 'The request could not be answered in time; what had been begun was undone where that was possible.'
-const UNKNOWN = 'The connection was lost while the work was being committed: it may or may not have been done. Check before repeating it.'
+const UNKNOWN =
+  'The connection was lost while the work was being committed: it may or may not have been done. Check before repeating it.'
 
 /** What a client is told of a typed error: its status, when to try again, and nothing of the server's insides. */
 export function problemDetails(error: ReqscopeError): ProblemDetails {

@@ -1,4 +1,4 @@
-import { ScopeAbortedError, type ReqscopeError } from '../errors.ts'
+import { ScopeAbortedError } from '../errors.ts'
 import { COMPLETED, type Outcome } from '../scope/cleanup-stack.ts'
 import { outsideEveryScope } from '../scope/current.ts'
 import type { Scope } from '../scope/scope.ts'
@@ -63,6 +63,11 @@ export class ResponseLifetime {
     return this.#aborted
   }
 
+  /** Whether the handler's promise is pending. */
+  get handlerIsRunning(): boolean {
+    return this.#handler === 'running'
+  }
+
   /** The handler returned a promise; `handlerSettled` follows, or never does. */
   handlerStarted(): void {
     this.#handler = 'running'
@@ -100,11 +105,6 @@ export class ResponseLifetime {
   /** The response was closed with no reply to it yet: `replied` is to be called once there is one. */
   protected watchForReply(): void {}
 
-  /** Why the framework answered in the handler's stead, where it did: what still runs is cancelled then. */
-  protected whyAnsweredForHandler(): ReqscopeError | undefined {
-    return undefined
-  }
-
   /** @internal */
   responseClosed(): void {
     if (this.#state !== 'open') return // inject() closes twice
@@ -112,9 +112,6 @@ export class ResponseLifetime {
     if (!this.response.writableEnded) {
       this.#aborted = true
       this.scope.clientGone()
-    } else if (this.#handler === 'running') {
-      const reason = this.whyAnsweredForHandler()
-      if (reason !== undefined) this.scope.cancel(reason)
     }
     this.#endWhenOver()
     if (this.#isOver()) return
@@ -164,7 +161,9 @@ export class ResponseLifetime {
     const { cancelReason } = this.scope
     if (this.#aborted || cancelReason !== undefined) {
       const error =
-        this.#failure?.error ?? cancelReason ?? new ScopeAbortedError({ scope: this.scope.describe(), reason: 'client' })
+        this.#failure?.error ??
+        cancelReason ??
+        new ScopeAbortedError({ scope: this.scope.describe(), reason: 'client' })
       return { tag: 'aborted', error }
     }
     if (this.#failure !== undefined) return { tag: 'failed', error: this.#failure.error }

@@ -13,7 +13,16 @@ export interface RouteTransactionOptions
   readonly commitWhen?: (facts: ReplyFacts) => boolean
 }
 
-const belowFourHundred = ({ statusCode }: ReplyFacts): boolean => statusCode < 400
+/** A route's options, taken apart once for all its requests. */
+export interface CommitRules {
+  readonly begin: TransactionOptions
+  readonly commitWhen: (facts: ReplyFacts) => boolean
+}
+
+export function commitRules(options: RouteTransactionOptions): CommitRules {
+  const { commitWhen = ({ statusCode }: ReplyFacts) => statusCode < 400, ...begin } = options
+  return { begin, commitWhen }
+}
 
 /**
  * The transaction of a route: the handler runs in it, and it is committed before the response's head is written, so
@@ -21,18 +30,18 @@ const belowFourHundred = ({ statusCode }: ReplyFacts): boolean => statusCode < 4
  */
 export class TransactionBeforeHead {
   readonly #scope: Scope
-  readonly #options: RouteTransactionOptions
+  readonly #rules: CommitRules
   #transaction: ManualTransaction | undefined
   #settling: Promise<void> | undefined
 
-  constructor(scope: Scope, options: RouteTransactionOptions) {
+  constructor(scope: Scope, rules: CommitRules) {
     this.#scope = scope
-    this.#options = options
+    this.#rules = rules
   }
 
   /** Runs the handler, or a part of it, in the transaction. */
   run<Result>(handler: () => Result): Result {
-    this.#transaction ??= this.#scope.openTransaction(this.#options)
+    this.#transaction ??= this.#scope.openTransaction(this.#rules.begin)
     return this.#transaction.run(handler)
   }
 
@@ -53,7 +62,7 @@ export class TransactionBeforeHead {
     const { cancelReason } = this.#scope
     let commits: boolean
     try {
-      commits = (this.#options.commitWhen ?? belowFourHundred)({ statusCode })
+      commits = this.#rules.commitWhen({ statusCode })
     } catch (error) {
       await this.#rollBack(transaction, error)
       throw error

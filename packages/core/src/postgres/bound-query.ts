@@ -1,10 +1,10 @@
 import { AsyncResource } from 'node:async_hooks'
-import type { Readable, Writable } from 'node:stream'
-import { finished } from 'node:stream/promises'
+import { finished, Readable, type Writable } from 'node:stream'
 import type { PendingQuery, Row, Sql } from 'postgres'
 import type { Connection } from './connection.ts'
 import type { Lease } from './lease.ts'
-import type { Session } from './session.ts'
+import { withoutGap } from './row-gap.ts'
+import type { Occupied, Session } from './session.ts'
 import { buildQuery, known, type Statement, type StatementSource, textOf } from './statement.ts'
 import type { KnownText } from './statement-text.ts'
 import type { Level } from './transaction.ts'
@@ -41,20 +41,20 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
     onFulfilled?: ((value: unknown) => A | PromiseLike<A>) | null,
     onRejected?: ((reason: unknown) => B | PromiseLike<B>) | null,
   ): Promise<A | B> {
-    return this.#run().then(onFulfilled, onRejected)
+    return this.run().then(onFulfilled, onRejected)
   }
 
   catch<B>(onRejected: (reason: unknown) => B | PromiseLike<B>): Promise<unknown> {
-    return this.#run().catch(onRejected)
+    return this.run().catch(onRejected)
   }
 
   finally(onFinally: () => void): Promise<unknown> {
-    return this.#run().finally(onFinally)
+    return this.run().finally(onFinally)
   }
 
   /** Sends it now. */
   execute(): this {
-    this.#run().catch(() => {}) // whoever awaits it is told
+    this.run().catch(() => {}) // whoever awaits it is told
     return this
   }
 
@@ -85,7 +85,7 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
   /** Calls `fn` for each row as it comes, in the context of whoever called `forEach`. */
   forEach(fn: (row: Row, result: unknown) => void): Promise<unknown> {
     this.#onRow = AsyncResource.bind(fn)
-    return this.#run()
+    return this.run()
   }
 
   /** Cancels this statement, and no other one. */
@@ -138,16 +138,8 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
     this.#state = 'sent'
     this.#lease = lease
     const query = this.#build(connection)
-    switch (this.#shape) {
-      case 'values':
-        query.values()
-        break
-      case 'raw':
-        query.raw()
-        break
-      case 'description':
-        return query.describe()
-    }
+    if (this.#shape === 'description') return query.describe()
+    this.#shaped(query)
     return this.#onRow === undefined ? query : (query.forEach(this.#onRow) as PromiseLike<unknown>)
   }
 
@@ -162,7 +154,8 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
     return sql(source.strings, ...(source.holes.map((hole) => unwrap(hole, sql)) as never[]))
   }
 
-  #run(): Promise<unknown> {
+  /** Sends it, the first time. */
+  run(): Promise<unknown> {
     if (this.#running !== undefined) return this.#running
     try {
       this.#known = known(this.text, this.#session.pool.texts)
@@ -179,11 +172,18 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
     return buildQuery(this.#source, text, this.#known, connection, unwrap)
   }
 
+  #shaped(query: PendingQuery<Row[]>): PendingQuery<Row[]> {
+    if (this.#shape === 'values') query.values()
+    else if (this.#shape === 'raw') query.raw()
+    return query
+  }
+
   async *#batches(rows: number): AsyncGenerator<Batch, void, void> {
-    const { lease, free } = await this.#session.occupy(this.#level)
+    const { lease, failed, free } = await this.#session.occupy(this.#level)
     let clean = false
     try {
-      const batches = this.#build(lease.connection).cursor(rows)[Symbol.asyncIterator]()
+      const batches = this.#shaped(this.#build(lease.connection)).cursor(rows)[Symbol.asyncIterator]()
+      lease.noteEffect(this.effect)
       try {
         for (;;) {
           this.#session.assertUsable()
@@ -192,10 +192,14 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
             clean = true
             return
           }
-          yield next.value as Batch
+          yield withoutGap(next.value as Batch)
         }
+      } catch (error) {
+        failed(error)
+        throw error
       } finally {
         // A lost connection must not be asked for more: its client would write to a socket that is gone.
+        await lease.whenReady()
         if (!clean && !lease.connection.isGone) {
           await batches.return?.()
           clean = await lease.connection.answers()
@@ -214,20 +218,45 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
   }
 
   async #openStream(open: (query: PendingQuery<Row[]>) => PromiseLike<unknown>): Promise<Readable | Writable> {
-    const { lease, free } = await this.#session.occupy(this.#level)
+    const occupied = await this.#session.occupy(this.#level)
+    const { lease, failed, free } = occupied
     try {
       const stream = (await lease.fetch(this.text, () => open(this.#build(lease.connection)))) as Readable | Writable
-      // The stream ends a little before the server is ready again, and may be destroyed long before.
-      void finished(stream, { cleanup: true })
-        .then(() => lease.connection.answers())
-        .catch(() => false)
-        .then(free)
+      lease.noteEffect(this.effect)
+      freeAfter(stream, occupied)
       return stream
     } catch (error) {
-      await free(!lease.connection.isGone)
+      failed(error)
+      await free(await lease.connection.answers())
       throw error
     }
   }
+}
+
+/** Frees the connection once the stream is over, and ends the stream, with an error of ours, when the connection is lost. */
+function freeAfter(stream: Readable | Writable, { lease, isShared, failed, free }: Occupied): void {
+  const { connection } = lease
+  const destroy = stream.destroy.bind(stream) as (error?: Error) => never
+  stream.destroy = (error?: Error) => destroy(error && (lease.failure(error) as Error))
+  connection.occupant = stream
+  let isOver = false
+  const over = (error?: Error | null) => {
+    if (isOver) return
+    isOver = true
+    connection.occupant = undefined
+    if (error) failed(error)
+    // What follows in a transaction queues behind the last few bytes; somebody else gets the connection when those are through.
+    if (!error && isShared) return void free(true)
+    // The client stops reading for good from a connection whose COPY … TO was given up half-way.
+    const answers = async () => {
+      await lease.whenReady()
+      return !(error && stream instanceof Readable) && connection.answers()
+    }
+    void answers().then(free)
+  }
+  // Before anybody else hears of it: the next statement may follow at once.
+  stream.once('end', () => over()).once('finish', () => over())
+  finished(stream, over)
 }
 
 /** What stands in a hole of a tagged statement, as the client of the connection it runs on understands it. */

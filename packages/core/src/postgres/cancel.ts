@@ -22,7 +22,7 @@ export async function requestCancel(target: Target, backend: Backend, timeoutMs:
   message.writeInt32BE(CANCEL_REQUEST_CODE, 4)
   message.writeUInt32BE(backend.pid, 8)
   message.writeUInt32BE(backend.secret, 12)
-  const socket = await openSocket(target, timeoutMs)
+  const { socket } = await openSocket(target, timeoutMs)
   await new Promise<void>((resolve, reject) => {
     const timer = setTimeout(() => {
       socket.destroy()

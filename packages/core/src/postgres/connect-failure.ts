@@ -1,5 +1,6 @@
 import { ConnectionLostError, type ConnectionLostReason } from '../errors.ts'
 import type { Target } from './options.ts'
+import { PasswordError } from './password.ts'
 import { SocketTimeoutError, TlsRefusedError } from './socket.ts'
 
 /** Says in one sentence why no connection could be had, and never shows a password. */
@@ -16,6 +17,9 @@ export function placeOf(target: Target): string {
 
 function explained(where: string, target: Target, error: unknown): [ConnectionLostReason, string] {
   const { code = '', message = String(error) } = error as { code?: string; message?: string }
+  if (error instanceof PasswordError) {
+    return ['authentication', `${where} was not asked: the function given as postgres.password ${error.message}.`]
+  }
   if (error instanceof TlsRefusedError) {
     return ['tls', `${where} has no TLS, and postgres.ssl asks for it. Switch TLS on in the server, or ssl off.`]
   }
@@ -38,6 +42,9 @@ function explained(where: string, target: Target, error: unknown): [ConnectionLo
   if (code === '57P03') return ['not-ready', `${where} is starting up, shutting down or recovering.`]
   if (/certificate|self.signed|CERT_|altname/i.test(`${code} ${message}`)) {
     return ['tls', `${where}: the server's certificate was not accepted (${code || message}). Give ssl its ca.`]
+  }
+  if (code === '42704' || code === '22023') {
+    return ['unreachable', `${where} refused a setting (postgres.settings, or of the URL): ${message}.`]
   }
   return ['unreachable', `${where}: the connection could not be opened (${code || message}).`]
 }

@@ -3,9 +3,11 @@ import { drizzle } from 'drizzle-orm/postgres-js'
 import createClient, { type Options, type PostgresType, type Sql } from 'postgres'
 import { ConnectionLostError } from '../errors.ts'
 import { publish } from '../events.ts'
+import { ARRAY_TYPES, addArrayTypes } from './array-types.ts'
 import { type Backend, requestCancel } from './cancel.ts'
 import { connectFailure, placeOf } from './connect-failure.ts'
-import type { PostgresConfig } from './options.ts'
+import type { PostgresConfig, Target } from './options.ts'
+import { passwordFrom } from './password.ts'
 import { openSocket, SocketTimeoutError } from './socket.ts'
 import type { KnownText } from './statement-text.ts'
 
@@ -25,18 +27,28 @@ export class Connection {
   idleSince = this.openedAt
   /** Told once, when it is lost or closed. */
   onGone: (() => void) | undefined
+  /** The stream that is open on it: it ends with the connection, also where the client would forget it. */
+  occupant: { destroy(error: Error): unknown } | undefined
 
   readonly #resource: string
   readonly #config: PostgresConfig
   readonly #socket: Socket
+  /** The one server it is connected to. */
+  readonly #server: Target
   readonly #prepared = new Set<string>()
   #backend: Backend | undefined
   #gone: { readonly reason: string } | undefined
 
-  private constructor(resource: string, config: PostgresConfig, socket: Socket, password: string | undefined) {
+  private constructor(
+    resource: string,
+    config: PostgresConfig,
+    { socket, server }: { socket: Socket; server: Target },
+    password: string | undefined,
+  ) {
     this.#resource = resource
     this.#config = config
     this.#socket = socket
+    this.#server = server
     let handedOut = false
     this.sql = createClient(config.url, {
       ...(password !== undefined && { password }),
@@ -49,6 +61,7 @@ export class Connection {
       idle_timeout: null,
       max_lifetime: null,
       connect_timeout: null,
+      fetch_types: false, // see addArrayTypes
       backoff: () => 0,
       onnotice: () => {},
       onclose: () => this.#wentAway('the server closed the connection'),
@@ -68,18 +81,18 @@ export class Connection {
    */
   static async open(resource: string, config: PostgresConfig): Promise<Connection> {
     const startedAt = performance.now()
-    let socket: Socket | undefined
+    const left = () => Math.max(1, config.connectTimeoutMs - (performance.now() - startedAt))
     let connection: Connection | undefined
     try {
-      const password = typeof config.password === 'function' ? await config.password() : config.password
-      socket = await openSocket(config.target, config.connectTimeoutMs)
-      connection = new Connection(resource, config, socket, password)
-      const probe = connection.sql.unsafe('select 1')
-      await within(probe, config.connectTimeoutMs)
+      const password = await within(passwordFrom(config.password), left())
+      const opened = await openSocket(config.target, left())
+      connection = new Connection(resource, config, opened, password)
+      const probe = connection.sql.unsafe(ARRAY_TYPES)
+      const types = await within(Promise.race([probe, closing(opened.socket)]), left())
+      addArrayTypes(connection.sql, types as never, config.arrayTypeOf)
       connection.#backend = (probe as unknown as { state: Backend }).state
     } catch (error) {
       connection?.discard('it could not be opened')
-      socket?.destroy()
       throw connectFailure(resource, config.target, error)
     }
     const { backend } = connection
@@ -130,13 +143,14 @@ export class Connection {
     return this.#prepared.size
   }
 
-  /** Whether it still answers. */
-  async answers(): Promise<boolean> {
+  /** Whether it still answers, in that many milliseconds. */
+  async answers(timeoutMs = this.#config.connectTimeoutMs): Promise<boolean> {
     try {
-      await within(this.sql.unsafe('select 1'), this.#config.connectTimeoutMs)
+      await within(this.sql.unsafe('select 1'), timeoutMs)
       return !this.isGone
-    } catch {
-      return false
+    } catch (error) {
+      // In a transaction that has failed this is an answer too.
+      return (error as { code?: unknown }).code === '25P02' && !this.isGone
     }
   }
 
@@ -153,7 +167,7 @@ export class Connection {
   /** See {@link requestCancel}; the caller makes sure that nothing else can be hit. */
   async cancel(): Promise<void> {
     if (this.#backend === undefined || this.isGone) return
-    await requestCancel(this.#config.target, this.#backend, Math.min(5_000, this.#config.connectTimeoutMs))
+    await requestCancel(this.#server, this.#backend, Math.min(5_000, this.#config.connectTimeoutMs))
   }
 
   /** Closes it at once; what it runs fails. */
@@ -174,6 +188,7 @@ export class Connection {
     this.#gone = { reason }
     void this.sql.end({ timeout: 0 }) // rejects what the client still has in its queues
     publish('reqscope:connection:closed', () => ({ resource: this.#resource, backend: this.backend, reason }))
+    this.occupant?.destroy(this.lostError())
     this.onGone?.()
   }
 }
@@ -188,6 +203,15 @@ function signatureOf(text: string, parameters: readonly unknown[]): string {
     suffix += `${index}${type === 'object' ? (parameter as object).constructor?.name : type}`
   }
   return suffix === '' ? text : `${text}\n${suffix}`
+}
+
+/** Rejects when the socket has closed: before the client listens to it, nobody else would know. */
+function closing(socket: Socket): Promise<never> {
+  return new Promise((_resolve, reject) => {
+    if (socket.destroyed) reject(new Error('the server closed the connection'))
+    socket.once('error', reject)
+    socket.once('close', () => reject(new Error('the server closed the connection')))
+  })
 }
 
 async function within<Result>(work: PromiseLike<Result>, timeoutMs: number): Promise<Result> {

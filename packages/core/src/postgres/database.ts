@@ -1,17 +1,17 @@
-import { DrizzleQueryError, type ExtractTablesWithRelations } from 'drizzle-orm'
+import type { ExtractTablesWithRelations } from 'drizzle-orm'
 import type { PgDialect } from 'drizzle-orm/pg-core'
 import { RelationalQueryBuilder } from 'drizzle-orm/pg-core/query-builders/query'
 import {
   drizzle,
   PostgresJsDatabase,
-  PostgresJsPreparedQuery,
   PostgresJsSession,
   PostgresJsTransaction,
 } from 'drizzle-orm/postgres-js'
 import createClient, { type Sql } from 'postgres'
-import { InvalidOptionError, isReqscopeError } from '../errors.ts'
+import { InvalidOptionError } from '../errors.ts'
 import { BoundSource, boundClient } from './bound-client.ts'
 import type { PostgresOptions } from './options.ts'
+import { BoundPreparedQuery } from './prepared-query.ts'
 import type { Session } from './session.ts'
 import type { Level } from './transaction.ts'
 
@@ -105,20 +105,8 @@ export class BoundSession extends PostgresJsSession<Sql, AnySchema, ExtractTable
   }
 
   override prepareQuery(...args: Parameters<PostgresJsSession<Sql, AnySchema, never>['prepareQuery']>): never {
-    const [query, fields, name, arrayMode, mapResult, metadata, cacheConfig] = args
-    return new BoundPreparedQuery(
-      this.client,
-      query.sql,
-      query.params,
-      this.logger,
-      undefined as never,
-      metadata,
-      cacheConfig,
-      fields,
-      arrayMode,
-      name !== undefined,
-      mapResult as never,
-    ) as never
+    const [query, fields, , , mapRows] = args
+    return new BoundPreparedQuery(this.owner, this.level, query, fields, mapRows as never) as never
   }
 
   override transaction<Result>(
@@ -128,19 +116,6 @@ export class BoundSession extends PostgresJsSession<Sql, AnySchema, ExtractTable
     return this.owner.drizzleTransaction(config ?? {}, this.level, (inner) =>
       fn(this.#template.transaction(this.owner, inner)),
     )
-  }
-}
-
-/** Our own errors reach the user as they are; drizzle would wrap them, with the statement's parameters in the message. */
-class BoundPreparedQuery extends PostgresJsPreparedQuery<never> {
-  // Overrides a method that drizzle leaves out of its types.
-  async queryWithCache<Result>(text: string, parameters: unknown[], query: () => Promise<Result>): Promise<Result> {
-    try {
-      return await query()
-    } catch (error) {
-      if (isReqscopeError(error)) throw error
-      throw new DrizzleQueryError(text, parameters, error as Error)
-    }
   }
 }
 

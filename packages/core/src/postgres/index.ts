@@ -5,6 +5,7 @@ import type { Logger } from '../scope/logger.ts'
 import type { ManualTransaction, Resource, ResourceHealth, TransactionalResource, TransactionOptions } from '../scope/resource.ts'
 import type { Scope } from '../scope/scope.ts'
 import { type BoundDatabase, BoundPostgresJsDatabase, DatabaseTemplate, sessionOf } from './database.ts'
+import { shareArrayTypes } from './array-types.ts'
 import { checkPostgresOptions, type PostgresConfig, type PostgresOptions } from './options.ts'
 import { Pool } from './pool.ts'
 import { Session } from './session.ts'
@@ -46,6 +47,7 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
   constructor(config: PostgresConfig, options: PostgresOptions<Record<string, unknown>>) {
     this.#config = config
     this.#template = new DatabaseTemplate(options)
+    shareArrayTypes(this.#template.client, config.arrayTypeOf)
   }
 
   attach(runtime: { readonly name: string; readonly ledger: Ledger; readonly logger: () => Logger }): void {
@@ -78,6 +80,7 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
   }
 
   async health(): Promise<ResourceHealth> {
+    await this.#attached.probe()
     const { counts, lastFailure } = this.#attached
     const status = lastFailure !== undefined && counts.open === 0 ? 'down' : counts.waiting > 0 ? 'degraded' : 'up'
     const error = lastFailure instanceof Error ? lastFailure.message : undefined

@@ -7,6 +7,7 @@ import type { LedgerEntry } from '../scope/ledger.ts'
 import { isConnectionLoss } from './connect-failure.ts'
 import type { Connection } from './connection.ts'
 import type { PooledLease } from './pool.ts'
+import { withoutGap } from './row-gap.ts'
 import type { Statement } from './statement.ts'
 import { type Effect, effectOfTag } from './statement-text.ts'
 
@@ -36,6 +37,10 @@ export class Lease implements LedgerEntry, PooledLease {
   readonly connection: Connection
   /** Where it was acquired, as near as the holder knows. */
   site: AcquisitionSite | undefined
+  /** While it is being reset to be given back: that happens once. */
+  returning: Promise<void> | undefined
+  /** Set when its scope takes it back although something may still run on it: what that is told. */
+  reclaimedBy: ReqscopeError | undefined
 
   readonly #holder: LeaseHolder
   readonly #since = performance.now()
@@ -91,6 +96,7 @@ export class Lease implements LedgerEntry, PooledLease {
 
   unhold(to?: Hold): void {
     this.#hold = to
+    if (to === undefined && !this.#sessionState) this.returned()
   }
 
   /** What happened on it may have changed the session: it is reset before anybody else has it. */
@@ -102,6 +108,12 @@ export class Lease implements LedgerEntry, PooledLease {
   /** Nobody knows what state it is in: its connection is discarded. */
   noteDoubt(): void {
     this.#doubtful = true
+  }
+
+  /** What a statement does to the session, as its text or its tag shows. */
+  noteEffect(effect: Effect): void {
+    if (effect === 'session-doubt') this.noteDoubt()
+    else if (effect !== 'none') this.noteSessionState()
   }
 
   /** The one who got it does not want it any more, or has sent its first statement. */
@@ -121,7 +133,7 @@ export class Lease implements LedgerEntry, PooledLease {
     if (this.connection.isGone) return Promise.reject(this.#lost(undefined))
     if (this.#hold === 'cursor') return Promise.reject(cursorIsOpen(this.#holder.resource))
     const { effect } = statement
-    if (effect !== 'none') this.#noteEffect(effect)
+    if (effect !== 'none') this.noteEffect(effect)
     this.#inFlight++
     this.#lastText = statement.text
     this.#lastStartedAt = performance.now()
@@ -130,7 +142,7 @@ export class Lease implements LedgerEntry, PooledLease {
         statement.settled()
         this.#noteTags(result, statement)
         this.#settle()
-        return result
+        return withoutGap(result)
       },
       (error: unknown) => {
         statement.settled()
@@ -161,20 +173,24 @@ export class Lease implements LedgerEntry, PooledLease {
   }
 
   /** Runs a statement of our own, such as COMMIT; resolves to its command tag. */
-  async control(text: string, outcome?: 'unknown'): Promise<string> {
+  control(text: string, outcome?: 'unknown'): Promise<string> {
     this.#reserved = false
-    if (this.connection.isGone) throw this.#lost(undefined)
+    if (this.connection.isGone) return Promise.reject(this.#lost(undefined))
     this.#inFlight++
     this.#lastText = text
     this.#lastStartedAt = performance.now()
-    try {
-      const result = (await this.connection.sql.unsafe(text)) as unknown as TaggedResult | TaggedResult[]
-      return (Array.isArray(result) && !('command' in result) ? result.at(-1)?.command : (result as TaggedResult).command) ?? ''
-    } catch (error) {
-      throw isConnectionLoss(error) || this.connection.isGone ? this.#lost(error, outcome) : this.failure(error)
-    } finally {
-      this.#settle()
-    }
+    return this.connection.sql.unsafe(text).then(
+      (result) => {
+        this.#settle()
+        return lastTagOf(result as unknown as TaggedResult | TaggedResult[])
+      },
+      (error: unknown) => {
+        const lost = isConnectionLoss(error) || this.connection.isGone
+        const failure = lost ? this.#lost(error, outcome) : this.failure(error)
+        this.#settle()
+        throw failure
+      },
+    )
   }
 
   /**
@@ -182,17 +198,22 @@ export class Lease implements LedgerEntry, PooledLease {
    * follows would run on its own, so the connection goes down with it.
    */
   begin(text: string): Promise<unknown> {
-    const beginning = this.control(text).finally(() => {
-      this.#beginning = undefined
-    })
-    this.#beginning = beginning
-    beginning.catch(() => this.connection.discard('BEGIN failed on it'))
-    return beginning
+    this.#beginning = this.control(text).then(
+      () => {
+        this.#beginning = undefined
+      },
+      (error: unknown) => {
+        this.#beginning = undefined
+        this.connection.discard('BEGIN failed on it')
+        return error
+      },
+    )
+    return this.#beginning
   }
 
   /** What a failed statement is reported as. */
   failure(error: unknown): unknown {
-    const { cancelReason } = this.#holder.scope
+    const cancelReason = this.#holder.scope.cancelReason ?? this.reclaimedBy
     if (isConnectionLoss(error) || this.connection.isGone) return cancelReason ?? this.#lost(error)
     if (cancelReason !== undefined && (error as { code?: unknown }).code === '57014') {
       cancelReason.cause ??= error
@@ -221,7 +242,7 @@ export class Lease implements LedgerEntry, PooledLease {
 
   async #cancel(): Promise<void> {
     // Were BEGIN cancelled instead, the statement behind it would run in autocommit.
-    await this.#beginning?.catch(() => {})
+    await this.#beginning
     for (let attempt = 0; this.#inFlight > 0 && !this.connection.isGone; attempt++) {
       if (attempt === CANCEL_ATTEMPTS) return this.connection.discard('what it ran could not be cancelled')
       try {
@@ -232,6 +253,11 @@ export class Lease implements LedgerEntry, PooledLease {
       // The request may have come before the statement did: then it went unheard, and is repeated.
       if (this.#inFlight > 0) await Promise.race([this.#progress(), delay(CANCEL_AGAIN_MS)])
     }
+  }
+
+  /** What it runs is being cancelled; see `whenReady`. */
+  get isCancelling(): boolean {
+    return this.#cancelling !== undefined
   }
 
   /** Resolves when there is no cancellation under way. */
@@ -258,9 +284,10 @@ export class Lease implements LedgerEntry, PooledLease {
     this.#holder.warn({ lease }, `a lease has not been able to yield for more than ${leakThresholdMs} ms: is it leaking?`)
   }
 
-  /** Told when the holder has given it back. */
+  /** Told when the holder has given it back; it is as good as that when it can yield again. */
   returned(): void {
     if (!this.#reportedAsLeak) return
+    this.#reportedAsLeak = false
     const lease = this.describe()
     publish('reqscope:lease:returned-late', () => ({ lease }))
     this.#holder.warn({ lease }, 'a lease that was reported as leaking has been returned after all')
@@ -283,7 +310,7 @@ export class Lease implements LedgerEntry, PooledLease {
     this.#inFlight--
     this.#onProgress?.()
     if (this.#inFlight > 0) return
-    this.#settledAt = performance.now()
+    this.#settledAt = this.connection.idleSince = performance.now()
     this.#holder.settled(this)
   }
 
@@ -303,11 +330,6 @@ export class Lease implements LedgerEntry, PooledLease {
     return this.connection.lostError({ cause, ...(outcome !== undefined && { outcome }), idleInTransaction })
   }
 
-  #noteEffect(effect: Effect): void {
-    if (effect === 'session-doubt') this.noteDoubt()
-    else this.noteSessionState()
-  }
-
   #noteTags(result: unknown, statement: Statement<unknown>): void {
     const { command } = result as TaggedResult
     if (command !== undefined) {
@@ -324,7 +346,7 @@ export class Lease implements LedgerEntry, PooledLease {
     const effect = effectOfTag(command)
     // COMMIT in the middle of a string of statements: what follows in "the transaction" would be on its own.
     if (effect === 'transaction-control') this.connection.discard(`a statement text contained ${command}`)
-    else if (effect !== 'none') this.#noteEffect(effect)
+    else if (effect !== 'none') this.noteEffect(effect)
     // One SET of several may be a LOCAL one or not; a reset costs little.
     else if (command === 'SET' && statement.effect === 'none' && statement.mayBeSeveral) this.noteSessionState()
   }
@@ -337,6 +359,11 @@ export function cursorIsOpen(resource: string): SharedConnectionError {
     operation: 'A statement while a cursor or stream is open on the same connection',
     instead: 'read it to its end first, or run the one of them outside of the transaction.',
   })
+}
+
+function lastTagOf(result: TaggedResult | TaggedResult[]): string {
+  const last = Array.isArray(result) && !('command' in result) ? result.at(-1) : (result as TaggedResult)
+  return last?.command ?? ''
 }
 
 interface TaggedResult {

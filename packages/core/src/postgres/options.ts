@@ -2,6 +2,8 @@ import type { ConnectionOptions as TlsOptions } from 'node:tls'
 import createClient, { type ParsedOptions, type PostgresType } from 'postgres'
 import { InvalidOptionError } from '../errors.ts'
 import { OptionReader } from '../options.ts'
+import type { SiteCapture } from '../scope/acquisition-site.ts'
+import type { ArrayTypeOf } from './array-types.ts'
 
 /** How to reach Postgres, and how many connections may be held for how long. */
 export interface PostgresOptions<Schema extends Record<string, unknown> = Record<string, never>> {
@@ -44,6 +46,12 @@ export interface PostgresOptions<Schema extends Record<string, unknown> = Record
   readonly idleInTransactionTimeoutMs?: number
   /** After how long a lease that cannot yield is reported, in milliseconds; 0 for never. Default 30,000. */
   readonly leakThresholdMs?: number
+  /**
+   * How often the place in the code that takes a connection is captured: `always`, `sampled` (the first of each route and
+   * one of sixteen after it) or `never`. Default `sampled` where NODE_ENV is `production`, else `always`; `never` without a
+   * leak threshold.
+   */
+  readonly acquisitionSites?: SiteCapture
   /** Whether statements are prepared. Switch it off behind a pooler in transaction mode. Default true. */
   readonly prepare?: boolean
   /** How many statements are prepared on a connection at most. Default 256. */
@@ -55,6 +63,8 @@ export interface PostgresConfig {
   readonly target: Target
   readonly password: string | (() => string | Promise<string>) | undefined
   readonly types: Record<string, PostgresType>
+  /** Filled by the first connection. */
+  readonly arrayTypeOf: ArrayTypeOf
   /** What the server is told when a connection starts. */
   readonly settings: Readonly<Record<string, string | number | boolean>>
   readonly url: string
@@ -68,13 +78,21 @@ export interface PostgresConfig {
   readonly statementTimeoutMs: number
   readonly idleInTransactionTimeoutMs: number
   readonly leakThresholdMs: number
+  readonly acquisitionSites: SiteCapture
   readonly prepare: boolean
   readonly maxPrepared: number
 }
 
+export interface Endpoint {
+  readonly host: string
+  readonly port: number
+  /** The address that the host's name stood for, once it is known. */
+  readonly address?: string | undefined
+}
+
 /** Where the server is, as far as it may be shown to anybody: no password. */
 export interface Target {
-  readonly endpoints: readonly { readonly host: string; readonly port: number }[]
+  readonly endpoints: readonly Endpoint[]
   readonly path: string | undefined
   readonly user: string
   readonly database: string
@@ -84,7 +102,7 @@ export interface Target {
 const KNOWN = [
   'url', 'schema', 'casing', 'password', 'ssl', 'applicationName', 'settings', 'types', 'max', 'acquireTimeoutMs',
   'maxWaiting', 'idleTimeoutMs', 'maxLifetimeMs', 'connectTimeoutMs', 'validateAfterIdleMs', 'statementTimeoutMs',
-  'idleInTransactionTimeoutMs', 'leakThresholdMs', 'prepare', 'maxPrepared',
+  'idleInTransactionTimeoutMs', 'leakThresholdMs', 'acquisitionSites', 'prepare', 'maxPrepared',
 ] as const satisfies readonly (keyof PostgresOptions)[]
 
 const MODES: readonly unknown[] = [true, false, 'require', 'prefer', 'verify-full']
@@ -97,12 +115,15 @@ export function checkPostgresOptions(options: PostgresOptions<Record<string, unk
   const idleInTransactionTimeoutMs = read.milliseconds('idleInTransactionTimeoutMs', 30_000)
   read.oneOf('casing', undefined, ['snake_case', 'camelCase'])
   if (typeof options.password !== 'function') read.string('password', undefined)
+  const leakThresholdMs = read.milliseconds('leakThresholdMs', 30_000)
+  const sites = leakThresholdMs === 0 ? 'never' : process.env.NODE_ENV === 'production' ? 'sampled' : 'always'
   const parsed = parsedUrl(options)
   return {
     target: targetOf(parsed, options.ssl),
     url: options.url,
     password: options.password,
     types: options.types ?? {},
+    arrayTypeOf: {},
     settings: {
       // 0 is the server's own default, and a pooler may refuse to hear of it.
       ...(statementTimeoutMs > 0 && { statement_timeout: statementTimeoutMs }),
@@ -119,7 +140,8 @@ export function checkPostgresOptions(options: PostgresOptions<Record<string, unk
     validateAfterIdleMs: read.milliseconds('validateAfterIdleMs', 30_000),
     statementTimeoutMs,
     idleInTransactionTimeoutMs,
-    leakThresholdMs: read.milliseconds('leakThresholdMs', 30_000),
+    leakThresholdMs,
+    acquisitionSites: read.oneOf('acquisitionSites', sites, ['always', 'sampled', 'never']),
     prepare: read.boolean('prepare', true),
     maxPrepared: read.integer('maxPrepared', 256, { min: 0 }),
   }

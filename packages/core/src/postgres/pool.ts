@@ -1,5 +1,6 @@
 import { OverloadedError, PoolExhaustedError, type ReqscopeError, type ScopeDescription } from '../errors.ts'
 import { publish } from '../events.ts'
+import { SiteRecorder } from '../scope/acquisition-site.ts'
 import { outsideEveryScope } from '../scope/current.ts'
 import type { Logger } from '../scope/logger.ts'
 import { Connection } from './connection.ts'
@@ -13,6 +14,8 @@ export interface Borrower {
   readonly heldBefore: boolean
   /** How many it holds. */
   readonly holds: number
+  /** How many it waits for; kept by the pool. */
+  waits: number
 }
 
 /** A lease as its pool sees it. */
@@ -31,11 +34,14 @@ interface Waiter {
 }
 
 const RETRY_OPENING_MS = 200
+/** How long a connection that was idle may take to say that it works, in milliseconds. */
+const PING_TIMEOUT_MS = 1_000
 
 /** The connections of one resource: at most `max`, handed to one borrower at a time, with a bounded wait. */
 export class Pool {
   readonly config: PostgresConfig
   readonly texts = new KnownTexts()
+  readonly sites: SiteRecorder
   /** The leases that are out. */
   readonly leases = new Set<PooledLease>()
 
@@ -47,6 +53,7 @@ export class Pool {
   readonly #returning: Waiter[] = []
   readonly #newcomers: Waiter[] = []
   #opening = 0
+  #validating = 0
   #expiry: NodeJS.Timeout | undefined
   #reopening: NodeJS.Timeout | undefined
   #housekeeping: NodeJS.Timeout | undefined
@@ -57,6 +64,7 @@ export class Pool {
   constructor(resource: string, config: PostgresConfig, logger: () => Logger) {
     this.#resource = resource
     this.config = config
+    this.sites = new SiteRecorder(config.acquisitionSites)
     this.#logger = logger
   }
 
@@ -82,6 +90,7 @@ export class Pool {
 
   /** Opens the first connection, so that what is wrong with the server or the options is known at once. */
   async start(): Promise<void> {
+    this.#closing = false
     this.#admit(await outsideEveryScope(() => Connection.open(this.#resource, this.config)))
   }
 
@@ -93,23 +102,35 @@ export class Pool {
    */
   acquire(borrower: Borrower): Connection | Promise<Connection> {
     if (this.#closing) throw new OverloadedError({ reason: 'shutdown', what: `A connection of ${this.#resource}` })
-    const idle = this.#idle.pop()
-    if (idle !== undefined) return this.#isStale(idle) ? this.#validated(idle, borrower) : idle
-    if (this.#connections.size + this.#opening < this.config.max) {
-      this.#open()
+    const found = this.#idle.pop() ?? (this.#hasRoom ? undefined : this.#yielded())
+    if (found === undefined) {
+      if (this.#hasRoom) void this.#open()
+    } else if (this.#isStale(found)) {
+      void this.#validate(found)
     } else {
-      for (const lease of this.leases) {
-        const yielded = lease.yieldIfIdle()
-        if (yielded !== undefined) return yielded
-      }
+      return found
     }
     return this.#wait(borrower)
+  }
+
+  get #hasRoom(): boolean {
+    return this.#connections.size + this.#opening < this.config.max
+  }
+
+  /** The connection of a lease that has no need of it right now. */
+  #yielded(): Connection | undefined {
+    for (const lease of this.leases) {
+      const connection = lease.yieldIfIdle()
+      if (connection !== undefined) return connection
+    }
+    return undefined
   }
 
   /** Takes back a connection that is idle and clean, and hands it to whoever waits. */
   giveBack(connection: Connection): void {
     if (connection.isGone) return
-    if (this.#closing || this.#isTooOld(connection)) return this.#close(connection, 'it had reached its lifetime')
+    if (this.#closing) return this.#close(connection, 'the application closed')
+    if (this.#isTooOld(connection)) return this.#close(connection, 'it had reached its lifetime')
     const waiter = this.#returning.shift() ?? this.#newcomers.shift()
     if (waiter !== undefined) return this.#grant(waiter, connection)
     connection.idleSince = performance.now()
@@ -127,9 +148,23 @@ export class Pool {
     for (const queue of [this.#returning, this.#newcomers]) {
       for (const waiter of queue.filter((each) => each.borrower === borrower)) {
         queue.splice(queue.indexOf(waiter), 1)
-        waiter.refuse(error)
+        this.#refuse(waiter, error)
       }
     }
+  }
+
+  /**
+   * Looks whether there is a connection that works, and opens one where there is none: otherwise a server that is back
+   * would stay down in the eyes of whoever sends no work to an application that says so.
+   */
+  async probe(): Promise<void> {
+    if (this.#closing) return
+    const oldest = this.#idle[0]
+    if (oldest !== undefined && this.#isStale(oldest)) {
+      this.#idle.shift()
+      await this.#validate(oldest)
+    }
+    if (this.#connections.size === 0 && this.#hasRoom) await this.#open()
   }
 
   /** Closes all connections: idle ones in good order, the others whatever they do. */
@@ -138,8 +173,9 @@ export class Pool {
     clearInterval(this.#housekeeping)
     clearTimeout(this.#expiry)
     clearTimeout(this.#reopening)
+    this.#housekeeping = this.#expiry = this.#reopening = undefined
     const refusal = new OverloadedError({ reason: 'shutdown', what: `A connection of ${this.#resource}` })
-    for (const waiter of [...this.#returning.splice(0), ...this.#newcomers.splice(0)]) waiter.refuse(refusal)
+    this.#refuseAll(refusal)
     const idle = this.#idle.splice(0)
     for (const connection of this.#connections) {
       if (!idle.includes(connection)) connection.discard('the application closed')
@@ -163,20 +199,32 @@ export class Pool {
   }
 
   #wait(borrower: Borrower): Promise<Connection> {
-    if (this.waiting >= this.config.maxWaiting) {
+    // For whom a connection is being opened there is no queue.
+    if (this.waiting - this.#opening - this.#validating >= this.config.maxWaiting) {
       // Those who hold a connection already may exceed the bound: they are few, and others wait for what they hold.
       if (borrower.holds === 0) throw this.exhausted(borrower, 'queue-full', 0)
     }
     return new Promise((grant, refuse) => {
       const queue = borrower.heldBefore ? this.#returning : this.#newcomers
       queue.push({ borrower, since: performance.now(), grant, refuse })
+      borrower.waits++
       this.#expiry ??= this.#expireIn(this.config.acquireTimeoutMs)
     })
   }
 
   #grant(waiter: Waiter, connection: Connection): void {
     this.#longestWaitMs = Math.max(this.#longestWaitMs, performance.now() - waiter.since)
+    waiter.borrower.waits--
     waiter.grant(connection)
+  }
+
+  #refuse(waiter: Waiter, error: unknown): void {
+    waiter.borrower.waits--
+    waiter.refuse(error)
+  }
+
+  #refuseAll(error: unknown): void {
+    for (const waiter of [...this.#returning.splice(0), ...this.#newcomers.splice(0)]) this.#refuse(waiter, error)
   }
 
   // One timer for all waiters: each queue is in the order of arrival and everybody waits equally long.
@@ -190,16 +238,17 @@ export class Pool {
     for (const queue of [this.#returning, this.#newcomers]) {
       while (queue[0] !== undefined && queue[0].since <= due) {
         const waiter = queue.shift()!
-        waiter.refuse(this.exhausted(waiter.borrower, 'timeout', now - waiter.since))
+        this.#refuse(waiter, this.exhausted(waiter.borrower, 'timeout', now - waiter.since))
       }
     }
     const next = Math.min(this.#returning[0]?.since ?? Infinity, this.#newcomers[0]?.since ?? Infinity)
     this.#expiry = next === Infinity ? undefined : this.#expireIn(Math.max(1, next - due + 1))
   }
 
-  #open(): void {
+  /** Opens a connection for whoever waits; resolves when that has succeeded or failed. */
+  #open(): Promise<void> {
     this.#opening++
-    void outsideEveryScope(() => Connection.open(this.#resource, this.config)).then(
+    return outsideEveryScope(() => Connection.open(this.#resource, this.config)).then(
       (connection) => {
         this.#opening--
         this.#lastFailure = undefined
@@ -215,9 +264,11 @@ export class Pool {
   #admit(connection: Connection): void {
     this.#connections.add(connection)
     connection.onGone = () => this.#lost(connection)
-    this.#housekeeping ??= outsideEveryScope(() =>
-      setInterval(() => this.#keepHouse(), this.#housekeepingEveryMs()).unref(),
-    )
+    if (!this.#closing) {
+      this.#housekeeping ??= outsideEveryScope(() =>
+        setInterval(() => this.#keepHouse(), this.#housekeepingEveryMs()).unref(),
+      )
+    }
     this.giveBack(connection)
   }
 
@@ -225,9 +276,16 @@ export class Pool {
   #openingFailed(error: unknown): void {
     this.#lastFailure = error
     if (this.#connections.size === 0 && this.#opening === 0) {
-      for (const waiter of [...this.#returning.splice(0), ...this.#newcomers.splice(0)]) waiter.refuse(error)
+      this.#refuseAll(error)
       return
     }
+    // No other connection is to come for them, so those that others only keep have to do.
+    while (this.waiting > 0) {
+      const connection = this.#yielded()
+      if (connection === undefined) break
+      this.giveBack(connection)
+    }
+    if (this.#closing) return
     this.#reopening ??= outsideEveryScope(() =>
       setTimeout(() => {
         this.#reopening = undefined
@@ -246,17 +304,19 @@ export class Pool {
   #openForWaiters(): void {
     if (this.#closing || this.#reopening !== undefined) return
     const room = this.config.max - this.#connections.size - this.#opening
-    for (let count = Math.min(room, this.waiting - this.#opening); count > 0; count--) this.#open()
+    const unserved = this.waiting - this.#opening - this.#validating
+    for (let count = Math.min(room, unserved); count > 0; count--) void this.#open()
   }
 
-  async #validated(connection: Connection, borrower: Borrower): Promise<Connection> {
-    if (await outsideEveryScope(() => connection.answers())) {
-      connection.idleSince = performance.now()
-      // Whoever asked may be gone by now; what it does with the late connection is give it back.
-      return connection
-    }
-    connection.discard('it no longer answered after being idle')
-    return this.acquire(borrower)
+  /** Asks a connection that was idle for long whether it still works: who waits gets it, or the one that replaces it. */
+  async #validate(connection: Connection): Promise<void> {
+    // Half of the time that is left to who waits is for the replacement.
+    const timeoutMs = Math.min(PING_TIMEOUT_MS, Math.ceil(this.config.acquireTimeoutMs / 2))
+    this.#validating++
+    const answers = await outsideEveryScope(() => connection.answers(timeoutMs))
+    this.#validating--
+    if (answers) this.giveBack(connection)
+    else connection.discard('it no longer answered after being idle')
   }
 
   #isStale(connection: Connection): boolean {

@@ -1,12 +1,12 @@
-import { type ReqscopeError, ScopeEndedError } from '../errors.ts'
+import { type ReqscopeError, ScopeEndedError, SharedConnectionError } from '../errors.ts'
 import { publish } from '../events.ts'
-import { AcquisitionSite } from '../scope/acquisition-site.ts'
+import type { AcquisitionSite } from '../scope/acquisition-site.ts'
 import { type Context, currentContext, findInContext, outsideEveryScope, runWithin } from '../scope/current.ts'
 import type { Ledger } from '../scope/ledger.ts'
 import { assertUsable } from '../scope/ownership.ts'
 import type { TransactionOptions } from '../scope/resource.ts'
 import type { Scope } from '../scope/scope.ts'
-import type { Connection } from './connection.ts'
+import { Connection } from './connection.ts'
 import { cursorIsOpen, type Hold, Lease, type LeaseHolder } from './lease.ts'
 import type { Borrower, Pool } from './pool.ts'
 import type { Statement } from './statement.ts'
@@ -29,6 +29,17 @@ class Pin {
   }
 }
 
+/** A lease that a cursor or a stream occupies. */
+export interface Occupied {
+  readonly lease: Lease
+  /** Whether it serves a transaction or a pin besides. */
+  readonly isShared: boolean
+  /** Told what failed, for the transaction it happened in. */
+  failed(error: unknown): void
+  /** @param clean whether it was read to its end and the connection is ready for more. */
+  free(clean: boolean): Promise<void>
+}
+
 /** Stands where a transaction would: code inside runs outside of any. */
 const NO_TRANSACTION = Symbol('outside of transactions')
 
@@ -42,6 +53,7 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
   readonly scope: Scope
   readonly resource: string
   heldBefore = false
+  waits = 0
 
   readonly #pool: Pool
   readonly #ledger: Ledger
@@ -57,7 +69,7 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
     this.resource = resource
     this.#pool = pool
     this.#ledger = ledger
-    this.#takenAt = pool.config.leakThresholdMs > 0 ? new AcquisitionSite(scope.handleOf) : undefined
+    this.#takenAt = pool.sites.record(scope.name, scope.handleOf)
   }
 
   get holds(): number {
@@ -89,9 +101,14 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
       if (frame === undefined || frame === NO_TRANSACTION) {
         const lease = this.#sticky
         if (lease?.isReady && lease.hold === undefined) return lease.execute(statement)
+        if (lease === undefined && this.#acquiring === undefined) {
+          const acquired = this.#pool.acquire(this)
+          if (acquired instanceof Connection) return (this.#sticky = this.#grant(acquired)).execute(statement)
+          void this.#acquireSticky(acquired).catch(() => {}) // whoever awaits the statement is told
+        }
         return this.#executeOnSticky(statement)
       }
-      if (frame instanceof Pin) return this.#executePinned(statement, frame)
+      if (frame instanceof Pin) return this.#withPinned(frame, (lease) => lease.execute(statement))
       return frame.transaction.execute(statement, frame)
     } catch (error) {
       return Promise.reject(error)
@@ -102,31 +119,38 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
    * Takes a lease for something that occupies its connection for longer than a statement: a cursor, a COPY stream. In a
    * transaction it is the transaction's, else one more.
    */
-  async occupy(at: Level | undefined): Promise<{ lease: Lease; free(clean: boolean): Promise<void> }> {
+  async occupy(at: Level | undefined): Promise<Occupied> {
     this.assertUsable()
     const frame = this.#frame(at)
     if (frame !== undefined && frame !== NO_TRANSACTION) {
-      const lease = frame instanceof Pin ? frame.lease : await frame.transaction.leaseAt(frame)
-      await lease.whenReady()
-      const before = lease.hold
-      if (before === 'cursor') throw cursorIsOpen(this.resource)
-      lease.holdFor('cursor')
-      return {
-        lease,
-        free: async (clean) => {
-          if (clean) lease.unhold(before)
-          else lease.connection.discard('a cursor or stream on it was not read to its end')
-        },
-      }
+      const take = (lease: Lease) => this.#occupied(lease, isLevel(frame) ? frame.transaction : undefined)
+      return frame instanceof Pin ? this.#withPinned(frame, take) : frame.transaction.withLease(frame, take)
     }
     const lease = await this.#lease()
     lease.unreserve()
     lease.holdFor('cursor')
     return {
       lease,
+      isShared: false,
+      failed: () => {},
       free: async (clean) => {
         if (clean) lease.unhold()
         await this.#giveBack(lease)
+      },
+    }
+  }
+
+  #occupied(lease: Lease, transaction: Transaction | undefined): Occupied {
+    const before = lease.hold
+    if (before === 'cursor') throw cursorIsOpen(this.resource)
+    lease.holdFor('cursor')
+    return {
+      lease,
+      isShared: true,
+      failed: (error) => transaction?.noteFailure(error),
+      free: async (clean) => {
+        if (clean) lease.unhold(before)
+        else lease.connection.discard('a cursor or stream on it was not read to its end')
       },
     }
   }
@@ -137,23 +161,31 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
     const frame = this.#frame(undefined)
     if (frame !== undefined && frame !== NO_TRANSACTION) {
       if (frame instanceof Pin) return fn()
-      const lease = await frame.transaction.leaseAt(frame)
-      lease.noteSessionState()
+      await frame.transaction.withLease(frame, (lease) => lease.noteSessionState())
       return fn()
     }
-    const lease = await this.#takeOver()
+    const taken = this.#takeOver('pinned')
+    const lease = taken instanceof Lease ? taken : await taken
     lease.unreserve()
-    lease.holdFor('pinned')
     lease.noteSessionState()
     const pin = new Pin(lease)
     try {
-      return await runWithin(this.#context(), this, pin, fn)
+      return await runWithin(this.#context(), this, pin, async () => fn())
     } finally {
       pin.ended = true
-      if (!lease.isIdle && !lease.connection.isGone) await lease.cancelInFlight()
-      lease.unhold()
-      await this.#giveBack(lease)
+      await this.#unpin(lease)
     }
+  }
+
+  async #unpin(lease: Lease): Promise<void> {
+    const left = [...(this.#transactions ?? [])].filter((transaction) => transaction.home === lease)
+    if (left.length > 0) this.#reportReclaimed(lease)
+    await Promise.all(left.map((transaction) => transaction.abandon()))
+    if (!lease.isIdle && !lease.connection.isGone) await lease.cancelInFlight()
+    if (lease.hold === 'pinned') lease.unhold()
+    this.#freed()
+    // One that had session state before goes on having it until the scope ends.
+    if (lease !== this.#sticky || lease.condition === 'doubtful') await this.#giveBack(lease)
   }
 
   /** See `scope.transaction`. */
@@ -164,7 +196,8 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
     const frame = this.#frame(undefined)
     const inside = isLevel(frame) ? frame : undefined
     const propagation = options.propagation ?? 'required'
-    if (propagation === 'notSupported') return runWithin(this.#context(), this, NO_TRANSACTION, fn)
+    // A query that `fn` returns is sent when it is awaited, so that has to happen inside, here and below.
+    if (propagation === 'notSupported') return runWithin(this.#context(), this, NO_TRANSACTION, async () => fn())
     if (inside === undefined || propagation === 'requiresNew') return this.outermost(options, () => fn(), site)
     refuseInnerOptions(options, inside.transaction.options)
     if (propagation === 'required') return inside.transaction.join(inside, fn)
@@ -209,6 +242,7 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
   /** Begins an outermost transaction; whoever asks must end it. It holds nothing before its first statement. */
   open(options: TransactionOptions, site = this.#site(this.open)): Transaction {
     const frame = this.#frame(undefined)
+    if (frame instanceof Pin && frame.ended) throw this.#pinIsOver()
     const transaction = new Transaction(this, options, site, frame instanceof Pin ? frame.lease : undefined)
     this.#transactions ??= new Set()
     this.#transactions.add(transaction)
@@ -232,12 +266,15 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
     this.#pool.refuse(this, reason)
     for (const lease of this.#leases) {
       if (!lease.isIdle) void lease.cancelInFlight()
+      else if (lease.connection.occupant !== undefined) lease.connection.discard(reason.message)
     }
+    this.#freed()
+    for (const transaction of this.#transactions ?? []) transaction.cancelled()
   }
 
   /** Gives everything back; returns nothing where that could be done at once. */
   release(): Promise<void> | undefined {
-    if (this.#acquiring !== undefined) this.#pool.refuse(this, this.#endedError())
+    if (this.waits > 0) this.#pool.refuse(this, this.#endedError())
     const lease = this.#sticky
     if (this.#transactions === undefined && (lease === undefined ? this.#leases.length === 0 : this.#leases.length === 1 && lease.isIdle && lease.hold === undefined)) {
       return lease === undefined ? undefined : this.#giveBack(lease)
@@ -246,11 +283,17 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
   }
 
   async #reclaim(): Promise<void> {
-    this.#pool.refuse(this, this.#endedError())
-    for (const transaction of this.#transactions ?? []) {
-      this.#reportReclaimed(transaction.lease)
-      await transaction.abandon()
-    }
+    const ended = this.#endedError()
+    this.#pool.refuse(this, ended)
+    for (const lease of this.#leases) lease.reclaimedBy = ended
+    this.#freed()
+    // All at once: one of them may wait for what another one holds.
+    await Promise.all(
+      [...(this.#transactions ?? [])].map((transaction) => {
+        this.#reportReclaimed(transaction.lease)
+        return transaction.abandon()
+      }),
+    )
     for (const lease of [...this.#leases]) {
       if (!lease.isIdle || lease.hold !== undefined) this.#reportReclaimed(lease)
       if (!lease.isIdle) await lease.cancelInFlight()
@@ -278,14 +321,30 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
     this.#forget(lease)
   }
 
-  async leaseForTransaction(transaction: Transaction): Promise<Lease> {
+  leaseForTransaction(transaction: Transaction): Lease | Promise<Lease> {
     const { home } = transaction
-    if (home !== undefined) await this.#untilFree(home, 'transaction')
-    const lease = home ?? (await this.#takeOver())
+    const lease = home === undefined ? this.#takeOver('transaction') : this.#takeHome(home)
+    return lease instanceof Lease
+      ? this.#lend(lease, transaction)
+      : lease.then((granted) => this.#lend(granted, transaction))
+  }
+
+  /** The pinned lease, for a transaction inside `pin`. */
+  #takeHome(home: Lease): Promise<Lease> {
+    return this.#whenFree(home, (hold) => hold === 'transaction', () => {
+      if (home.hold === 'cursor') throw cursorIsOpen(this.resource)
+      home.holdFor('transaction')
+      return home
+    })
+  }
+
+  #lend(lease: Lease, transaction: Transaction): Lease {
     const refusal = this.refusal()
     if (refusal !== undefined || transaction.state !== 'open') {
       lease.unreserve()
-      if (home === undefined) this.#keep(lease)
+      lease.unhold(lease === transaction.home ? 'pinned' : undefined)
+      this.#freed()
+      if (lease !== transaction.home) void this.#keep(lease)
       throw refusal ?? this.#endedError()
     }
     lease.site = transaction.site ?? lease.site
@@ -320,8 +379,8 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
     for (;;) {
       // A lost connection is replaced, unless it had session state that the scope counts on.
       if (this.#sticky?.connection.isGone && !this.#sticky.hasSessionState) this.#forget(this.#sticky)
-      const lease = this.#sticky ?? (await this.#acquireSticky())
-      await lease.whenReady()
+      const lease = this.#sticky ?? (await (this.#acquiring ?? this.#acquireSticky()))
+      if (lease.isCancelling) await lease.whenReady()
       if (lease.hold === undefined || lease.connection.isGone) {
         try {
           this.assertUsable() // it may have ended while it waited
@@ -333,24 +392,30 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
         if (lease !== this.#sticky && !lease.connection.isGone) continue // it was taken over or has yielded meanwhile
         return lease.execute(statement)
       }
-      await this.#untilFree(lease)
+      await this.#whenFree(lease, (hold) => hold !== undefined && lease === this.#sticky, () => {})
     }
   }
 
-  /** A lease with session state serves one transaction at a time: no other connection has that state. */
-  async #untilFree(lease: Lease, hold: Hold | undefined = lease.hold): Promise<void> {
-    if (hold === undefined || lease.hold !== hold) return
+  /**
+   * Calls `use` as soon as nothing that is `busy` holds the lease; right then, so that nobody can be quicker. A lease with
+   * session state or a pinned one serves one transaction at a time: no other connection has that state.
+   */
+  async #whenFree<Result>(lease: Lease, busy: (hold: Hold | undefined) => boolean, use: () => Result): Promise<Awaited<Result>> {
     const startedAt = performance.now()
-    const { acquireTimeoutMs } = this.#pool.config
     let late = false
-    const timer = outsideEveryScope(() =>
-      setTimeout(() => {
-        late = true
-        this.#freed()
-      }, acquireTimeoutMs),
-    )
+    let timer: NodeJS.Timeout | undefined
+    const expire = () => {
+      late = true
+      this.#freed()
+    }
     try {
-      while (lease.hold === hold && !late) {
+      for (;;) {
+        if (lease.isCancelling) await lease.whenReady()
+        const refusal = this.refusal()
+        if (refusal !== undefined) throw refusal
+        if (!busy(lease.hold)) break
+        if (late) throw this.#pool.exhausted(this, 'session-busy', performance.now() - startedAt)
+        timer ??= outsideEveryScope(() => setTimeout(expire, this.#pool.config.acquireTimeoutMs))
         await new Promise<void>((resolve) => {
           this.#onFree ??= []
           this.#onFree.push(resolve)
@@ -359,15 +424,15 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
     } finally {
       clearTimeout(timer)
     }
-    if (lease.hold === hold) throw this.#pool.exhausted(this, 'session-busy', performance.now() - startedAt)
+    return await use()
   }
 
   #freed(): void {
     for (const resolve of this.#onFree?.splice(0) ?? []) resolve()
   }
 
-  #acquireSticky(): Promise<Lease> {
-    this.#acquiring ??= this.#lease().then(
+  #acquireSticky(acquired = this.#pool.acquire(this)): Promise<Lease> {
+    this.#acquiring = Promise.resolve(this.#lease(acquired)).then(
       (lease) => {
         this.#acquiring = undefined
         this.#sticky = lease
@@ -382,30 +447,52 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
   }
 
   /** The sticky lease if it is free, else one more. With session state on it, nothing else will do. */
-  async #takeOver(): Promise<Lease> {
-    for (;;) {
-      const sticky = this.#sticky
-      if (sticky === undefined || sticky.connection.isGone) return this.#lease()
-      if (sticky.hasSessionState) {
-        await this.#untilFree(sticky)
-        await sticky.whenSettled()
-        if (this.#sticky !== sticky || sticky.hold !== undefined) continue
-        return sticky
-      }
-      if (!sticky.isIdle) return this.#lease()
-      this.#sticky = undefined
-      return sticky
-    }
+  #takeOver(hold: Hold): Lease | Promise<Lease> {
+    const sticky = this.#sticky
+    if (sticky === undefined || sticky.connection.isGone) return this.#oneMore(hold)
+    if (sticky.hasSessionState) return this.#takeOverWithState(sticky, hold)
+    if (!sticky.isIdle) return this.#oneMore(hold)
+    this.#sticky = undefined
+    sticky.holdFor(hold)
+    return sticky
   }
 
-  async #lease(): Promise<Lease> {
-    const connection = await this.#pool.acquire(this)
+  #oneMore(hold: Hold): Lease | Promise<Lease> {
+    const held = (lease: Lease) => {
+      lease.holdFor(hold)
+      return lease
+    }
+    const lease = this.#lease()
+    return lease instanceof Lease ? held(lease) : lease.then(held)
+  }
+
+  async #takeOverWithState(sticky: Lease, hold: Hold): Promise<Lease> {
+    const lease = await this.#whenFree(
+      sticky,
+      (held) => held !== undefined && this.#sticky === sticky,
+      () => {
+        if (this.#sticky !== sticky || sticky.connection.isGone) return undefined
+        sticky.holdFor(hold)
+        return sticky
+      },
+    )
+    if (lease === undefined) return this.#takeOver(hold)
+    await lease.whenSettled()
+    return lease
+  }
+
+  /** One more lease, at once where a connection is free. */
+  #lease(acquired = this.#pool.acquire(this)): Lease | Promise<Lease> {
+    return acquired instanceof Connection ? this.#grant(acquired) : acquired.then((late) => this.#accept(late))
+  }
+
+  /** Whoever stopped waiting still owns the late arrival: it goes straight back. */
+  #accept(connection: Connection): Lease {
     const lease = this.#grant(connection)
-    // Whoever stopped waiting still owns the late arrival.
     const refusal = this.refusal()
     if (refusal === undefined) return lease
     lease.unreserve()
-    await this.#giveBack(lease)
+    void this.#giveBack(lease)
     throw refusal
   }
 
@@ -426,12 +513,22 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
   }
 
   #giveBack(lease: Lease): Promise<void> | undefined {
-    if (!this.#leases.includes(lease)) return undefined
+    if (!this.#leases.includes(lease) || lease.returning !== undefined) return lease.returning
+    if (lease.isCancelling) {
+      // A cancel request under way would hit whoever has the connection next.
+      lease.returning = lease.whenReady().then(() => {
+        lease.returning = undefined
+        return this.#giveBack(lease)
+      })
+      return lease.returning
+    }
+    if (lease === this.#sticky) this.#sticky = undefined
     const { connection } = lease
     const condition = lease.condition
     if (condition === 'session-state' && !connection.isGone) {
       // It stays in the ledger until it is fit for others.
-      return this.#pool.giveBackAfterReset(connection).finally(() => this.#forget(lease))
+      lease.returning = this.#pool.giveBackAfterReset(connection).finally(() => this.#forget(lease))
+      return lease.returning
     }
     this.#forget(lease)
     if (condition === 'doubtful') connection.discard('its state was in doubt')
@@ -464,12 +561,12 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
     return isLevel(around) && around.transaction === at.transaction && around.isWithin(at) ? around : at
   }
 
-  async #executePinned<Result>(statement: Statement<Result>, pin: Pin): Promise<Result> {
-    await this.#untilFree(pin.lease, 'transaction')
-    await pin.lease.whenReady()
-    this.assertUsable()
-    if (pin.ended) throw this.#endedError()
-    return pin.lease.execute(statement)
+  /** Calls `use` with the pinned lease once no transaction of the pinned function runs on it. */
+  #withPinned<Result>(pin: Pin, use: (lease: Lease) => Result): Promise<Awaited<Result>> {
+    return this.#whenFree(pin.lease, (hold) => hold === 'transaction', () => {
+      if (pin.ended) throw this.#pinIsOver()
+      return use(pin.lease)
+    })
   }
 
   #runAt<Result>(level: Level, fn: () => Result): Result {
@@ -477,7 +574,15 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
   }
 
   #site(below: (...args: never[]) => unknown): AcquisitionSite | undefined {
-    return this.leakThresholdMs > 0 ? new AcquisitionSite(below) : undefined
+    return this.#pool.sites.record(`${this.scope.name} transaction`, below)
+  }
+
+  #pinIsOver(): SharedConnectionError {
+    return new SharedConnectionError({
+      resource: this.resource,
+      operation: 'A statement of a pin(…) that is over',
+      instead: 'its connection is in other hands. Await all work before the function of pin returns.',
+    })
   }
 
   #endedError(): ScopeEndedError {

@@ -1,6 +1,6 @@
 import net from 'node:net'
 import tls from 'node:tls'
-import type { Target } from './options.ts'
+import type { Endpoint, Target } from './options.ts'
 
 /** The server was reached and has no TLS, where TLS is asked for. */
 export class TlsRefusedError extends Error {}
@@ -11,16 +11,20 @@ const SSL_REQUEST = Buffer.from([0, 0, 0, 8, 4, 210, 22, 47])
 
 /**
  * Opens a socket to the first endpoint that takes it, with TLS where the target asks for it, ready for the startup
- * message or a cancel request.
+ * message or a cancel request. Tells which server it is, for who has to reach the same one again.
  */
-export async function openSocket(target: Target, timeoutMs: number): Promise<net.Socket> {
-  if (target.path !== undefined) return within(net.connect({ path: target.path }), timeoutMs, 'connect')
+export async function openSocket(target: Target, timeoutMs: number): Promise<{ socket: net.Socket; server: Target }> {
+  if (target.path !== undefined) {
+    return { socket: await within(net.connect({ path: target.path }), timeoutMs, 'connect'), server: target }
+  }
+  const deadline = performance.now() + timeoutMs
+  let untried = target.endpoints.length
   let failure: unknown
-  for (const { host, port } of target.endpoints) {
+  for (const endpoint of target.endpoints) {
+    // Each has its share of the time: one that does not answer must leave some for the others.
+    const until = performance.now() + (deadline - performance.now()) / untried--
     try {
-      const socket = await within(net.connect({ host, port }), timeoutMs, 'connect')
-      socket.setNoDelay(true)
-      return target.ssl === false ? socket : await secured(socket, host, target.ssl, timeoutMs)
+      return await openEndpoint(target, endpoint, () => Math.max(1, until - performance.now()))
     } catch (error) {
       failure = error
     }
@@ -28,15 +32,28 @@ export async function openSocket(target: Target, timeoutMs: number): Promise<net
   throw failure
 }
 
+async function openEndpoint(
+  target: Target,
+  endpoint: Endpoint,
+  leftMs: () => number,
+): Promise<{ socket: net.Socket; server: Target }> {
+  const { host, port, address } = endpoint
+  const socket = await within(net.connect({ host: address ?? host, port }), leftMs(), 'connect')
+  socket.setNoDelay(true)
+  // A name may stand for several servers.
+  const server: Target = { ...target, endpoints: [{ ...endpoint, address: socket.remoteAddress }] }
+  return { socket: target.ssl === false ? socket : await secured(socket, host, target.ssl, leftMs), server }
+}
+
 async function secured(
   socket: net.Socket,
   host: string,
   ssl: Exclude<Target['ssl'], false>,
-  timeoutMs: number,
+  leftMs: () => number,
 ): Promise<net.Socket> {
-  const answer = await firstByte(socket, timeoutMs)
+  const answer = await firstByte(socket, leftMs())
   if (answer !== 'S') {
-    if (ssl === 'prefer') return socket
+    if (ssl === 'prefer') return socket.resume()
     socket.destroy()
     throw new TlsRefusedError('the server has no TLS')
   }
@@ -46,40 +63,44 @@ async function secured(
     ...(net.isIP(host) === 0 && { servername: host }),
     ...(typeof ssl === 'object' ? ssl : { rejectUnauthorized: verifies }),
   })
-  return within(secure, timeoutMs, 'secureConnect')
+  return within(secure, leftMs(), 'secureConnect')
 }
 
 function firstByte(socket: net.Socket, timeoutMs: number): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => settle(() => reject(new SocketTimeoutError('no answer to the TLS request'))), timeoutMs)
-    const settle = (how: () => void) => {
-      clearTimeout(timer)
-      socket.removeAllListeners('data').removeAllListeners('error').removeAllListeners('close')
-      how()
-    }
+  const answer = within(socket, timeoutMs, 'data', (data: Buffer) => {
     // Exactly one byte is read: whatever came with it would belong to TLS.
-    socket.once('data', (data) => settle(() => (socket.pause(), resolve(String.fromCharCode(data[0] ?? 0)))))
-    socket.once('error', (error) => settle(() => reject(error)))
-    socket.once('close', () => settle(() => reject(new Error('the server closed the connection'))))
-    socket.write(SSL_REQUEST)
+    socket.pause()
+    return String.fromCharCode(data[0] ?? 0)
   })
+  socket.write(SSL_REQUEST)
+  return answer
 }
 
-function within<Socket extends net.Socket>(socket: Socket, timeoutMs: number, ready: 'connect' | 'secureConnect'): Promise<Socket> {
+/** Waits for one event of a socket; when that does not come in time, or the socket fails, it is destroyed. */
+function within<Socket extends net.Socket, Result = Socket>(
+  socket: Socket,
+  timeoutMs: number,
+  event: 'connect' | 'secureConnect' | 'data',
+  read: (data: Buffer) => Result = () => socket as unknown as Result,
+): Promise<Result> {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => fail(new SocketTimeoutError(`no ${ready} within ${timeoutMs} ms`)), timeoutMs)
-    const fail = (error: Error) => {
+    const timer = setTimeout(() => fail(new SocketTimeoutError(`no ${event} within ${timeoutMs} ms`)), timeoutMs)
+    const stopListening = () => {
       clearTimeout(timer)
-      socket.on('error', () => {}) // what comes after the first failure says nothing new
+      socket.off(event, ready).off('error', fail).off('close', closed)
+      // What comes after says nothing new, but an error that nobody listens for would end the process.
+      socket.on('error', () => {})
+    }
+    const fail = (error: Error) => {
+      stopListening()
       socket.destroy()
       reject(error)
     }
-    socket.once('error', fail)
-    socket.once('close', () => fail(new Error('the server closed the connection')))
-    socket.once(ready, () => {
-      clearTimeout(timer)
-      socket.removeAllListeners('error').removeAllListeners('close')
-      resolve(socket)
-    })
+    const closed = () => fail(new Error('the server closed the connection'))
+    const ready = (data: Buffer) => {
+      stopListening()
+      resolve(read(data))
+    }
+    socket.once(event, ready).once('error', fail).once('close', closed)
   })
 }

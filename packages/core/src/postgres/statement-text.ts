@@ -4,16 +4,22 @@ export type Effect = 'none' | 'session-state' | 'session-doubt' | 'transaction-c
 /** What is known of a statement text. */
 export interface KnownText {
   readonly effect: Effect
+  /**
+   * Transaction control seems to stand behind a semicolon. It may end a function's body as well (BEGIN ATOMIC … END), so
+   * such a text is sent by the protocol that takes a single statement: the server tells.
+   */
+  readonly mayControl: boolean
   /** How often it was seen by the pool. */
   seen: number
 }
 
 const LEADING = String.raw`^(?:\s|;|--[^\n]*\n|/\*[\s\S]*?\*/)*`
 const START = String.raw`(?:^|;)(?:\s|--[^\n]*\n|/\*[\s\S]*?\*/)*`
-const CONTROL = new RegExp(
-  `${LEADING}(begin|start\\s+transaction|commit|end|rollback|abort|savepoint|release|prepare\\s+transaction)\\b`,
-  'i',
-)
+const CONTROL_WORDS = String.raw`(begin|start\s+transaction|commit|end|rollback|abort|savepoint|release|prepare\s+transaction)\b`
+const CONTROL = new RegExp(LEADING + CONTROL_WORDS, 'i')
+const LATER_CONTROL = new RegExp(String.raw`;(?:\s|;|--[^\n]*\n|/\*[\s\S]*?\*/)*${CONTROL_WORDS}`, 'i')
+// Literals, quoted names, bodies and comments.
+const OPAQUE = /\be'(?:[^'\\]|\\[\s\S]|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|\$([a-z_\x80-\uffff][\w\x80-\uffff]*)?\$[\s\S]*?\$\1\$|--[^\n]*|\/\*[\s\S]*?\*\//gi
 const DOUBT = new RegExp(`${START}(prepare|deallocate|discard|load)\\b`, 'i')
 const STATE = new RegExp(
   [
@@ -36,6 +42,10 @@ export function effectOf(text: string): Effect {
   if (CONTROL.test(text)) return 'transaction-control'
   if (DOUBT.test(text)) return 'session-doubt'
   return STATE.test(text) ? 'session-state' : 'none'
+}
+
+function mayControl(text: string): boolean {
+  return LATER_CONTROL.test(text) && LATER_CONTROL.test(text.replace(OPAQUE, ' '))
 }
 
 /** The effect of a command tag that its text did not announce: one of several statements in one string. */
@@ -79,7 +89,7 @@ export class KnownTexts {
       known.seen++
       return known
     }
-    const fresh: KnownText = { effect: effectOf(text), seen: 1 }
+    const fresh: KnownText = { effect: effectOf(text), mayControl: mayControl(text), seen: 1 }
     if (text.length > MAX_REMEMBERED_LENGTH) return fresh
     if (this.#known.size >= MAX_KNOWN) {
       const oldest = this.#known.keys().next().value

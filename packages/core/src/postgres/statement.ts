@@ -21,13 +21,21 @@ export interface Statement<Result> {
   settled(): void
 }
 
-/** The text that the server will see, but for fragments and lists in its holes. */
-export function textOf(source: StatementSource): string {
+/**
+ * The text that the server will see, but for lists and names in its holes.
+ *
+ * @param ofFragment the text of a hole that is a fragment.
+ */
+export function textOf(source: StatementSource, ofFragment: (hole: unknown) => string | undefined): string {
   if (source.tag === 'text') return source.text
-  let text = templateTexts.get(source.strings)
+  const { strings, holes } = source
+  if (holes.some((hole) => typeof hole === 'object' && ofFragment(hole) !== undefined)) {
+    return strings.reduce((before, part, index) => `${before}${ofFragment(holes[index - 1]) ?? `$${index}`}${part}`)
+  }
+  let text = templateTexts.get(strings)
   if (text === undefined) {
-    text = source.strings.reduce((before, part, index) => `${before}$${index}${part}`)
-    templateTexts.set(source.strings, text)
+    text = strings.reduce((before, part, index) => `${before}$${index}${part}`)
+    templateTexts.set(strings, text)
   }
   return text
 }
@@ -56,7 +64,7 @@ export function buildQuery(
   const { sql } = connection
   if (source.tag === 'text') {
     const { parameters } = source
-    const simple = source.simple ?? parameters.length === 0
+    const simple = (source.simple ?? parameters.length === 0) && !knownText.mayControl
     const prepare = !simple && connection.admits(text, knownText, parameters)
     return sql.unsafe(text, parameters as never[], { prepare, simple } as object) as PendingQuery<Row[]>
   }
@@ -71,8 +79,16 @@ function isPlainValue(value: unknown): boolean {
   return value === null || typeof value !== 'object' || value instanceof Date || value instanceof Uint8Array
 }
 
-function refusedControl(text: string): SharedConnectionError {
-  const operation = /^(?:\s|;|--[^\n]*\n|\/\*[\s\S]*?\*\/)*(\w+)/.exec(text)?.[1]?.toUpperCase() ?? 'Transaction control'
+/** What a text with transaction control among several statements failed with, if that is why. */
+export function refusedAmongSeveral(error: unknown, knownText: KnownText | undefined): unknown {
+  const { code, routine } = error as { code?: unknown; routine?: unknown }
+  if (!knownText?.mayControl || code !== '42601' || routine !== 'exec_parse_message') return error
+  return refusedControl(undefined, error)
+}
+
+function refusedControl(text: string | undefined, cause?: unknown): SharedConnectionError {
+  const word = text === undefined ? undefined : /^(?:\s|;|--[^\n]*\n|\/\*[\s\S]*?\*\/)*(\w+)/.exec(text)?.[1]
+  const operation = word?.toUpperCase() ?? 'Transaction control among several statements'
   return new SharedConnectionError({
     resource: 'a Postgres handle',
     operation,

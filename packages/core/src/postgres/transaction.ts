@@ -4,7 +4,7 @@ import { publish } from '../events.ts'
 import { OptionReader } from '../options.ts'
 import type { AcquisitionSite } from '../scope/acquisition-site.ts'
 import type { TransactionOptions } from '../scope/resource.ts'
-import { cursorIsOpen, type Lease } from './lease.ts'
+import { cursorIsOpen, Lease } from './lease.ts'
 import type { Statement } from './statement.ts'
 
 /** What a transaction needs of the session it belongs to. */
@@ -16,8 +16,8 @@ export interface TransactionHost {
     readonly cancelReason: Error | undefined
     readonly state: 'open' | 'ending' | 'ended'
   }
-  /** A lease of the transaction's own, for as long as it lasts. */
-  leaseForTransaction(transaction: Transaction): Promise<Lease>
+  /** A lease of the transaction's own, for as long as it lasts; at once where one is free. */
+  leaseForTransaction(transaction: Transaction): Lease | Promise<Lease>
   transactionEnded(transaction: Transaction, lease: Lease | undefined): void | Promise<void>
   /** The error that statements get when their scope has ended or was cancelled, if it has. */
   refusal(): Error | undefined
@@ -105,27 +105,31 @@ export class Transaction {
 
   /** Runs a statement at `level`, in its turn. */
   execute<Result>(statement: Statement<Result>, level: Level): Promise<Result> {
-    const lease = this.#lease
-    if (lease !== undefined && this.#top === level && this.#state.tag === 'open' && lease.isReady) {
-      return this.#run(statement, level, lease)
-    }
-    return this.#executeInTurn(statement, level)
+    if (this.#top !== level || this.#state.tag !== 'open') return this.#executeInTurn(statement, level)
+    const lease = this.#started()
+    if (!(lease instanceof Lease) || !lease.isReady) return this.#executeInTurn(statement, level)
+    return this.#run(statement, level, lease)
   }
 
-  /** Holds the transaction's lease for a cursor or a stream: nothing else can run on it meanwhile. */
-  async leaseAt(level: Level): Promise<Lease> {
-    await this.#turn(level)
-    return this.#started()
+  /** Hands the transaction's lease to `use` when it is the turn of `level`: for a cursor or a stream, which occupy it. */
+  withLease<Result>(level: Level, use: (lease: Lease) => Result): Promise<Awaited<Result>> {
+    return this.#inTurn(level, use)
+  }
+
+  /** Told what failed in it outside of `execute`: in a cursor, a stream. */
+  noteFailure(error: unknown): void {
+    this.#failure ??= { cause: error }
+  }
+
+  /** Its scope was cancelled: whoever waits in it is refused. */
+  cancelled(): void {
+    this.#changed()
   }
 
   async #executeInTurn<Result>(statement: Statement<Result>, level: Level): Promise<Result> {
     level.pending++
     try {
-      await this.#turn(level)
-      const lease = await this.#started()
-      await lease.whenReady()
-      this.#refuseIfEnded(level)
-      return await this.#run(statement, level, lease)
+      return await this.#inTurn(level, (lease) => this.#run(statement, level, lease))
     } finally {
       level.pending--
       this.#changed()
@@ -137,7 +141,7 @@ export class Transaction {
     return lease.execute(statement).then(
       (result) => {
         level.pending--
-        if (this.#onChange.length > 0) this.#changed()
+        this.#changed()
         return result
       },
       (error: unknown) => {
@@ -155,11 +159,11 @@ export class Transaction {
     let lease: Lease
     const inner = new Level(this, level)
     try {
-      await this.#turn(level)
-      lease = await this.#started()
-      await lease.whenReady()
-      this.#refuseIfEnded(level)
-      this.#top = inner
+      lease = await this.#inTurn(level, (granted) => {
+        if (granted.hold === 'cursor') throw cursorIsOpen('the transaction')
+        this.#top = inner
+        return granted
+      })
     } catch (error) {
       level.pending--
       this.#changed()
@@ -178,12 +182,14 @@ export class Transaction {
       if (this.#failure !== undefined && this.#failure !== failureBefore) {
         throw this.#endedError('aborted', this.#failure.cause)
       }
+      if (lease.hold === 'cursor') throw this.#endedError('aborted', cursorIsOpen('the transaction'))
       await lease.control(`release savepoint ${name}`)
       level.afterCommit.push(...inner.afterCommit)
       return result
     } catch (cause) {
       await this.#quiet(inner)
-      if (this.#state.tag !== 'ended' && !lease.connection.isGone) {
+      if (lease.hold === 'cursor') lease.connection.discard('a savepoint ended while a cursor or stream was open in it')
+      if (this.#state.tag === 'open' && !lease.connection.isGone) {
         await lease.whenReady()
         await lease.control(`rollback to savepoint ${name}; release savepoint ${name}`).then(
           () => {
@@ -223,9 +229,10 @@ export class Transaction {
    * @throws ConnectionLostError with `outcome: 'unknown'` when the connection was lost during COMMIT.
    */
   async commit(): Promise<void> {
-    if (this.#state.tag !== 'open') throw this.#endedError('used-after-end')
-    await this.#quiet(this.root)
-    if (this.#state.tag !== 'open') throw this.#endedError('scope-ended')
+    if (this.root.pending > 0) await this.#quiet(this.root)
+    if (this.#state.tag !== 'open') {
+      throw this.#endedError(this.#host.scope.state === 'open' ? 'used-after-end' : 'scope-ended')
+    }
     const obstacle = this.#obstacle()
     if (obstacle !== undefined) {
       await this.rollback()
@@ -235,7 +242,7 @@ export class Transaction {
     const lease = this.#lease
     try {
       if (lease !== undefined) {
-        await lease.whenReady()
+        if (lease.isCancelling) await lease.whenReady()
         const tag = await lease.control('commit', 'unknown')
         if (tag !== 'COMMIT') {
           await this.#end('rolled back')
@@ -247,8 +254,9 @@ export class Transaction {
       await this.#end('rolled back')
       throw error
     }
-    await this.#end('committed')
-    await this.#runAfterCommit()
+    const ending = this.#end('committed')
+    if (ending !== undefined) await ending
+    if (this.root.afterCommit.length > 0) await this.#runAfterCommit()
   }
 
   /** Rolls back; never throws: what made it necessary is what its caller is told. */
@@ -285,46 +293,65 @@ export class Transaction {
     return undefined
   }
 
-  /** Waits until `level` is the innermost one that is open. */
-  async #turn(level: Level): Promise<void> {
-    while (this.#top !== level) {
+  /** Calls `use` once `level` is the innermost one that is open; right then, so that no sibling can be quicker. */
+  async #inTurn<Result>(level: Level, use: (lease: Lease) => Result): Promise<Awaited<Result>> {
+    for (;;) {
       this.#refuseIfEnded(level)
-      await new Promise<void>((resolve) => this.#onChange.push(resolve))
+      if (this.#top !== level) {
+        await new Promise<void>((resolve) => this.#onChange.push(resolve))
+        continue
+      }
+      const lease = await this.#started()
+      if (lease.isCancelling) await lease.whenReady()
+      this.#refuseIfEnded(level)
+      if (this.#top === level) return await use(lease)
     }
-    this.#refuseIfEnded(level)
   }
 
   /** Waits until nothing that was begun at `level` is pending: an insert nobody awaited still belongs to it. */
   async #quiet(level: Level): Promise<void> {
-    while (level.pending > 0 && this.#state.tag === 'open') {
+    while (level.pending > 0 && this.#state.tag === 'open' && this.#host.refusal() === undefined) {
       await new Promise<void>((resolve) => this.#onChange.push(resolve))
     }
   }
 
   #changed(): void {
+    if (this.#onChange.length === 0) return
     for (const resolve of this.#onChange.splice(0)) resolve()
   }
 
-  #started(): Promise<Lease> {
-    this.#starting ??= this.#start()
-    return this.#starting
+  /** The lease, with BEGIN sent on it, and answered where it can fail. */
+  #started(): Lease | Promise<Lease> {
+    const started = this.#starting ?? this.#lease
+    if (started !== undefined) return started
+    const lease = this.#host.leaseForTransaction(this)
+    const begun = lease instanceof Lease ? this.#begin(lease) : lease.then((granted) => this.#begin(granted))
+    if (begun instanceof Lease) return begun
+    const done = () => {
+      this.#starting = undefined
+    }
+    begun.then(done, done)
+    this.#starting = begun
+    return begun
   }
 
-  async #start(): Promise<Lease> {
-    const lease = await this.#host.leaseForTransaction(this)
+  #begin(lease: Lease): Lease | Promise<Lease> {
+    this.#lease = lease
     const { text, canFail } = beginOf(this.options)
     const beginning = lease.begin(text)
-    this.#lease = lease
-    if (canFail) await beginning
-    return lease
+    if (!canFail) return lease
+    return beginning.then((failure) => {
+      if (failure !== undefined) throw failure
+      return lease
+    })
   }
 
-  async #end(how: 'committed' | 'rolled back'): Promise<void> {
+  #end(how: 'committed' | 'rolled back'): void | Promise<void> {
     if (this.#state.tag === 'ended') return
     this.#state = { tag: 'ended', how }
     for (let level: Level | undefined = this.#top; level !== undefined; level = level.parent) level.ended = true
     this.#changed()
-    await this.#host.transactionEnded(this, this.#lease)
+    return this.#host.transactionEnded(this, this.#lease)
   }
 
   async #runAfterCommit(): Promise<void> {

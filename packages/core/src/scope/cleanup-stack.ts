@@ -11,9 +11,12 @@ export type Cleanup = (outcome: Outcome) => unknown
 /** Clean-ups that run last-in first-out, all of them, whatever the others do. */
 export class CleanupStack {
   readonly #cleanups: Cleanup[] = []
+  #done = false
 
-  push(cleanup: Cleanup): void {
-    this.#cleanups.push(cleanup)
+  /** Returns false when they have all run already: then this one will not. */
+  push(cleanup: Cleanup): boolean {
+    if (!this.#done) this.#cleanups.push(cleanup)
+    return !this.#done
   }
 
   /** Runs and forgets them all, also those that are added meanwhile. Resolves to what they threw. */
@@ -26,6 +29,7 @@ export class CleanupStack {
         failures.push(failure)
       }
     }
+    this.#done = true
     return failures
   }
 }

@@ -25,6 +25,9 @@ export interface ResourceDefinition<Handle> {
  * @throws InvalidOptionError when a member is not a function.
  */
 export function defineResource<Handle>(definition: ResourceDefinition<Handle>): Resource<Handle> {
+  if (typeof definition !== 'object' || definition === null) {
+    throw new InvalidOptionError('defineResource', definition, 'an object with a function called handle')
+  }
   for (const member of ['start', 'stop', 'handle', 'release', 'health'] as const) {
     const value = definition[member] as unknown
     if (typeof value !== 'function' && (member === 'handle' || value !== undefined)) {

@@ -44,14 +44,16 @@ function guardObject<Handle extends object>(target: Handle, check: () => void): 
     get(_target, property) {
       const value = Reflect.get(target, property, target) as unknown
       // Asking whether a handle is thenable, or printing it, is not using it.
-      if (property === 'then' || typeof property === 'symbol') return value
-      check()
-      if (typeof value !== 'function') return value
+      if (property === 'then') return value
+      const isUse = typeof property === 'string' || ITERATION.has(property)
+      if (isUse) check()
+      // Of a frozen object a proxy must show the method itself.
+      if (typeof value !== 'function' || isFixed(target, property)) return value
       let method = bound.get(value)
       if (method === undefined) {
         // Bound to the target: a class with private fields does not know the proxy.
         method = (...args: unknown[]) => {
-          check()
+          if (isUse) check()
           return Reflect.apply(value, target, args)
         }
         bound.set(value, method)
@@ -67,4 +69,11 @@ function guardObject<Handle extends object>(target: Handle, check: () => void): 
       return Reflect.apply(target as unknown as (...args: unknown[]) => unknown, self, args)
     },
   })
+}
+
+const ITERATION: ReadonlySet<symbol> = new Set([Symbol.iterator, Symbol.asyncIterator])
+
+function isFixed(target: object, property: string | symbol): boolean {
+  const own = Reflect.getOwnPropertyDescriptor(target, property)
+  return own !== undefined && !own.configurable && !own.writable
 }

@@ -31,11 +31,11 @@ export interface ScopeInit {
 
 type State =
   | { readonly tag: 'open' }
-  | { readonly tag: 'ending'; readonly done: Promise<unknown[]> }
-  | { readonly tag: 'ended'; readonly failures: unknown[] }
+  | { readonly tag: 'ending'; readonly outcome: Outcome; readonly done: Promise<unknown[]> }
+  | { readonly tag: 'ended'; readonly outcome: Outcome }
 
 const OPEN: State = { tag: 'open' }
-const ENDED_WELL: State = { tag: 'ended', failures: [] }
+const ENDED_WELL: State = { tag: 'ended', outcome: COMPLETED }
 const CLEANING_UP = Symbol('reqscope.cleaning-up')
 const opened = eventChannel('reqscope:scope:opened')
 const ended = eventChannel('reqscope:scope:ended')
@@ -100,17 +100,16 @@ export class Scope implements ScopeDescription {
 
   /**
    * Runs `cleanup` when the scope ends, last-in first-out, told how the scope ended. The scope's handles still work in
-   * it. After the end it runs at once.
+   * it. After the clean-ups it runs at once.
    */
   defer(cleanup: Cleanup): void {
-    if (this.#state.tag !== 'ended') {
-      this.#cleanups ??= new CleanupStack()
-      this.#cleanups.push(cleanup)
-      return
-    }
+    const state = this.#state
+    if (state.tag === 'open') this.#cleanups ??= new CleanupStack()
+    if (this.#cleanups?.push(cleanup)) return
     const late = new CleanupStack()
     late.push(cleanup)
-    void late.run(COMPLETED).then((failures) => this.#reportFailures(failures))
+    const outcome = state.tag === 'open' ? COMPLETED : state.outcome
+    void late.run(outcome).then((failures) => this.#reportFailures(failures))
   }
 
   /** Runs `fn` once the transaction around has committed, and not at all if it rolls back; at once where there is none. */
@@ -187,10 +186,10 @@ export class Scope implements ScopeDescription {
 
   /** @internal The handle of one resource, made on first use. */
   handleOf(slot: number): unknown {
-    this.#handles ??= new Array(this.#owner.slots.length)
+    const handles = (this.#handles ??= new Array(this.#owner.slots.length))
     // Asked for after the end, it is made all the same: its first use says what is wrong, and where.
-    this.#handles[slot] ??= this.#owner.slots[slot]?.resource.handle(this)
-    return this.#handles[slot]
+    if (!(slot in handles)) handles[slot] = this.#owner.slots[slot]?.resource.handle(this)
+    return handles[slot]
   }
 
   /** @internal */
@@ -216,7 +215,7 @@ export class Scope implements ScopeDescription {
     this.#cancelReason = reason
     this.#fire(reason)
     this.#handles?.forEach((handle, slot) => {
-      if (handle !== undefined) this.#owner.slots[slot]?.resource.cancel?.(handle, this, reason)
+      this.#owner.slots[slot]?.resource.cancel?.(handle, this, reason)
     })
   }
 
@@ -232,11 +231,11 @@ export class Scope implements ScopeDescription {
     if (cleanups === undefined) {
       const releasing = this.#releaseHandles(outcome)
       if (releasing === undefined) return this.#finish(outcome, [])
-      return this.#ending(releasing.then((failures) => this.#finished(outcome, failures)))
+      return this.#ending(outcome, releasing.then((failures) => this.#finished(outcome, failures)))
     }
     // Outside of the clean-ups the handles are dead from here on, so the state changes before the first of them runs.
     let resolve!: (failures: unknown[]) => void
-    const done = this.#ending(new Promise((settle) => (resolve = settle)))
+    const done = this.#ending(outcome, new Promise((settle) => (resolve = settle)))
     void this.#windDown(cleanups, outcome).then(resolve)
     return done
   }
@@ -252,7 +251,7 @@ export class Scope implements ScopeDescription {
     if (handles === undefined) return undefined
     let releasing: Promise<unknown>[] | undefined
     for (let slot = handles.length - 1; slot >= 0; slot--) {
-      if (handles[slot] === undefined) continue
+      if (!(slot in handles)) continue // a hole: nobody asked for this one
       try {
         const released = this.#owner.slots[slot]?.resource.release(handles[slot], this, outcome)
         if (released !== undefined) (releasing ??= []).push(released)
@@ -264,8 +263,8 @@ export class Scope implements ScopeDescription {
     return releasing && Promise.allSettled(releasing).then((all) => all.flatMap((each) => (each.status === 'rejected' ? [each.reason] : [])))
   }
 
-  #ending(done: Promise<unknown[]>): Promise<unknown[]> {
-    this.#state = { tag: 'ending', done }
+  #ending(outcome: Outcome, done: Promise<unknown[]>): Promise<unknown[]> {
+    this.#state = { tag: 'ending', outcome, done }
     return done
   }
 
@@ -275,7 +274,7 @@ export class Scope implements ScopeDescription {
   }
 
   #finish(outcome: Outcome, failures: unknown[]): undefined {
-    this.#state = failures.length === 0 ? ENDED_WELL : { tag: 'ended', failures }
+    this.#state = outcome === COMPLETED ? ENDED_WELL : { tag: 'ended', outcome }
     this.#reportFailures(failures)
     this.#owner.forget(this)
     if (ended.hasSubscribers) {
@@ -290,7 +289,8 @@ export class Scope implements ScopeDescription {
   }
 
   #fire(reason: ReqscopeError): void {
-    if (this.#signalReason !== undefined) return
+    // A connection that closes after a normal end is no abort.
+    if (this.#signalReason !== undefined || this.#state.tag === 'ended') return
     this.#signalReason = reason
     const controller = this.#controller
     // Listeners run in the context of whoever aborts: let that be this scope.

@@ -1,0 +1,28 @@
+import reqscope from '@reqscope/fastify-plugin'
+import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
+import { operationRoutes } from './routes/operations.ts'
+import { orderRoutes } from './routes/orders.ts'
+import { productRoutes } from './routes/products.ts'
+import { quoteRoutes } from './routes/quotes.ts'
+import { reportRoutes } from './routes/reports.ts'
+import { signupRoutes } from './routes/signup.ts'
+import type { ShopScopes } from './scopes.ts'
+
+export interface AppOptions {
+  /** Opened with the app, and closed by `app.close()`. */
+  readonly scopes: ShopScopes
+  /** Default: none. */
+  readonly logger?: FastifyServerOptions['logger']
+}
+
+export async function buildApp({ scopes, logger = false }: AppOptions): Promise<FastifyInstance> {
+  const app = Fastify({ logger })
+  await app.register(reqscope, { scopes })
+  await app.register(productRoutes)
+  await app.register(orderRoutes)
+  await app.register(quoteRoutes)
+  await app.register(reportRoutes)
+  await app.register(signupRoutes)
+  await app.register(operationRoutes, { scopes })
+  return app
+}

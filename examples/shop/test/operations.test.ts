@@ -1,0 +1,31 @@
+import { describe, expect, it } from 'vitest'
+import { stock } from '../src/schema.ts'
+import { testShop } from './shop.ts'
+
+const { app, scopes, sql } = await testShop()
+
+describe('GET /health', () => {
+  it('says that all is well', async () => {
+    const response = await app.inject('/health')
+    expect(response.statusCode).toBe(200)
+    expect(response.json()).toMatchObject({ status: 'up', resources: { db: { status: 'up' } } })
+  })
+})
+
+describe('GET /debug/connections', () => {
+  it('says who holds a connection, and since when', async () => {
+    await scopes.run({ name: 'stock-taking' }, async (scope) => {
+      await scope.transaction(async () => {
+        await scope.db.$count(stock)
+        const response = await app.inject('/debug/connections')
+        const [holder] =
+          await sql`select pid from pg_stat_activity where application_name = 'shop' and datname = current_database() and state = 'idle in transaction'`
+        expect(response.json()).toMatchObject({
+          openScopes: { total: 1, task: 1 },
+          leases: [{ scope: { kind: 'task', name: 'stock-taking' }, state: 'transaction', backend: holder?.pid }],
+        })
+      })
+    })
+    expect((await app.inject('/debug/connections')).json()).toMatchObject({ leases: [], openScopes: { total: 0 } })
+  })
+})

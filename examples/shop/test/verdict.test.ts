@@ -1,0 +1,42 @@
+import { describe, expect, it } from 'vitest'
+import type { Trouble } from '../src/smoke/traffic.ts'
+import { judge } from '../src/smoke/verdict.ts'
+
+const fault = { pid: 1, state: 'active', startedAt: 10_000, endedAt: 10_002 }
+const lost: Trouble = {
+  kind: 'server error',
+  route: 'POST /orders',
+  status: 503,
+  contentType: 'application/problem+json; charset=utf-8',
+  code: 'RSC_CONNECTION_LOST',
+  what: '{}',
+  startedAt: 9_990,
+  endedAt: 10_005,
+}
+const isExpected = (trouble: Partial<Trouble>) => judge([{ ...lost, ...trouble }], [fault]).expected.length === 1
+
+describe('the verdict of the smoke test', () => {
+  it('expects the typed answer to a fault, at the time of the fault', () => {
+    expect(isExpected({})).toBe(true)
+    expect(isExpected({ startedAt: 10_500, endedAt: 10_900 })).toBe(true)
+  })
+
+  it('expects it neither before a fault nor long after', () => {
+    expect(isExpected({ startedAt: 9_000, endedAt: 9_999 })).toBe(false)
+    expect(isExpected({ startedAt: 11_000, endedAt: 11_003 })).toBe(false)
+    expect(judge([lost], []).unexpected).toHaveLength(1)
+  })
+
+  it('expects no other error, whenever it comes', () => {
+    expect(isExpected({ status: 500 })).toBe(false)
+    expect(isExpected({ code: 'RSC_POOL_EXHAUSTED' })).toBe(false)
+    expect(isExpected({ contentType: 'application/json; charset=utf-8' })).toBe(false)
+    expect(isExpected({ kind: 'no answer' })).toBe(false)
+    expect(isExpected({ kind: 'wrong answer' })).toBe(false)
+  })
+
+  it('expects only a stream to be cut off by a fault', () => {
+    expect(isExpected({ kind: 'cut off' })).toBe(false)
+    expect(isExpected({ kind: 'cut off', route: 'GET /reports/orders.csv' })).toBe(true)
+  })
+})

@@ -1,0 +1,132 @@
+import { createScopes, InvalidOptionError, NoActiveScopeError, type Scopes } from '@reqscope/core'
+import { OptionReader, runInContext } from '@reqscope/core/http'
+import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
+import fastifyPlugin from 'fastify-plugin'
+import { ConnectionCloser } from './connections.ts'
+import { commitBeforeHead, trackedHandler, transactionalHandler } from './handler.ts'
+import { RegistrationError } from './registration-error.ts'
+import { lifeOf, RequestLife, requestLife } from './request-life.ts'
+import { policyOf, routePolicy, withPolicy } from './route-config.ts'
+import { refuseEarlierRoutes } from './route-order.ts'
+import { answerTypedErrors, settleBeforeErrorHandlers } from './typed-errors.ts'
+import type { ReqscopeOptions } from './types.ts'
+
+const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(app, options) {
+  if (app.hasDecorator('scopes')) {
+    throw new RegistrationError(
+      'app.scopes is there already: @reqscope/fastify-plugin was registered on this instance or one around it. ' +
+        'Register it once, on the outermost instance whose routes need scopes.',
+    )
+  }
+  const read = new OptionReader('reqscope', options).onlyKnown([
+    'scopes',
+    'postgres',
+    'closeTimeoutMs',
+    'settleTimeoutMs',
+  ])
+  const closeTimeoutMs = read.milliseconds('closeTimeoutMs', 10_000)
+  const scopes = await runtimeOf(options)
+  scopes.adoptLogger(app.log)
+  const logsLikeApp = scopes.logger === (app.log as unknown)
+
+  app.decorate('scopes', scopes as unknown as FastifyInstance['scopes'])
+  app.decorateRequest(requestLife as unknown as string, null)
+  app.decorateRequest('scope', { getter: requestScope as () => FastifyRequest['scope'] })
+  refuseEarlierRoutes(app, { opens: openRequestScope.name, seen: settleBeforeErrorHandlers.name })
+  answerTypedErrors(app)
+
+  app.addHook('onRoute', function scopeRoute(route) {
+    const policy = routePolicy(route, scopes)
+    route.config = withPolicy(route.config, policy)
+    route.onError = [settleBeforeErrorHandlers, ...listOf(route.onError)]
+    if (policy.optedOut) return
+    if (policy.transaction === undefined) {
+      route.handler = trackedHandler(route.handler)
+    } else {
+      route.handler = transactionalHandler(route.handler, policy.transaction)
+      route.onSend = [...listOf(route.onSend), commitBeforeHead] as NonNullable<RouteOptions['onSend']>
+    }
+  })
+
+  app.addHook('onRequest', openRequestScope)
+  function openRequestScope(request: FastifyRequest, reply: FastifyReply, done: () => void): void {
+    const policy = policyOf(request.routeOptions.config)
+    if (policy.optedOut) {
+      done()
+      return
+    }
+    const { method } = request
+    const scope = scopes.open({
+      id: String(request.id),
+      kind: 'request',
+      name: policy.name ?? `${method} ${policy.url}`,
+      timeoutMs: policy.timeoutMs,
+      onAbort: policy.onAbort ?? (method === 'GET' || method === 'HEAD' ? 'cancel' : 'finish'),
+      logger: logsLikeApp ? request.log : undefined,
+    })
+    const life = new RequestLife(scope, request, reply, scopes.settleTimeoutMs)
+    if (policy.timeoutMs !== undefined) life.answerAfterDeadline()
+    runInContext(scope, done)
+  }
+
+  const connections = new ConnectionCloser(app)
+  app.addHook('preClose', function stopTakingWork(done) {
+    // Not waited for here: other plugins' preClose hooks close what scopes may be waiting for, websockets for one.
+    void scopes.close({ timeoutMs: closeTimeoutMs })
+    connections.start(closeTimeoutMs)
+    done()
+  })
+  app.addHook('onClose', async function closeScopes() {
+    await scopes.close({ timeoutMs: closeTimeoutMs })
+    connections.stop()
+  })
+
+  await scopes.start()
+}
+
+function requestScope(this: FastifyRequest): unknown {
+  const life = lifeOf(this)
+  if (life !== undefined) return life.scope
+  throw new NoActiveScopeError({
+    needed: 'request.scope',
+    remedy: 'Its route has opted out (config: { scope: false }), or the plugin is not registered for it.',
+  })
+}
+
+async function runtimeOf(options: ReqscopeOptions): Promise<Scopes> {
+  if (options.scopes !== undefined) {
+    for (const name of ['postgres', 'settleTimeoutMs'] as const) {
+      if (options[name] === undefined) continue
+      throw new InvalidOptionError(
+        `reqscope.${name}`,
+        options[name],
+        'left out where scopes is given: the runtime has it',
+      )
+    }
+    if (typeof (options.scopes as Partial<Scopes> | null)?.open !== 'function') {
+      throw new InvalidOptionError('reqscope.scopes', options.scopes, 'what createScopes returned')
+    }
+    return options.scopes
+  }
+  if (options.postgres === undefined) {
+    throw new InvalidOptionError('reqscope.scopes', undefined, 'given, or postgres in its stead')
+  }
+  // Loaded only here: with a runtime of its own a program need not have the libraries behind it.
+  const { postgres } = await import('@reqscope/core/postgres')
+  const { settleTimeoutMs } = options
+  return createScopes({
+    resources: { db: postgres(options.postgres) },
+    ...(settleTimeoutMs === undefined ? {} : { settleTimeoutMs }),
+  }) as unknown as Scopes
+}
+
+function listOf<Hook>(hooks: Hook | Hook[] | undefined): Hook[] {
+  return hooks === undefined ? [] : Array.isArray(hooks) ? hooks : [hooks]
+}
+
+/**
+ * Gives every request a scope that ends with it.
+ *
+ * Register it before the routes, once: `await app.register(reqscope, { scopes })`.
+ */
+export const reqscope = fastifyPlugin(register, { name: '@reqscope/fastify-plugin', fastify: '5.x' })

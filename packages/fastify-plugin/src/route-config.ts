@@ -1,0 +1,110 @@
+import { InvalidOptionError, type Scopes } from '@reqscope/core'
+import {
+  type CommitRules,
+  commitRules,
+  isTransactional,
+  OptionReader,
+  type RouteTransactionOptions,
+} from '@reqscope/core/http'
+import type { RouteOptions } from 'fastify'
+import type { RouteScopeConfig } from './types.ts'
+
+/** What is decided about a route's scopes when the route is registered. */
+export interface RoutePolicy {
+  readonly optedOut: boolean
+  /** What its scopes are called; undefined where that depends on the request's method. */
+  readonly name: string | undefined
+  readonly url: string
+  readonly timeoutMs: number | undefined
+  readonly onAbort: 'cancel' | 'finish' | undefined
+  readonly transaction: CommitRules | undefined
+}
+
+/** For what no route answers: the scopes of 404s. */
+export const NO_ROUTE: RoutePolicy = {
+  optedOut: false,
+  name: undefined,
+  url: '(no route)',
+  timeoutMs: undefined,
+  onAbort: undefined,
+  transaction: undefined,
+}
+
+const policyKey = Symbol('reqscope.policy')
+type ConfigWithPolicy = { readonly [policyKey]?: RoutePolicy }
+
+/** The policy of a route, from the config that was made by `withPolicy`. */
+export function policyOf(config: object | undefined): RoutePolicy {
+  return (config as ConfigWithPolicy | undefined)?.[policyKey] ?? NO_ROUTE
+}
+
+/** A route's config that carries its policy; Fastify copies it with its symbols. */
+export function withPolicy<Config extends object>(config: Config | undefined, policy: RoutePolicy): Config {
+  return { ...config, [policyKey]: policy } as unknown as Config
+}
+
+/**
+ * Checks a route's `config.scope`.
+ *
+ * @throws InvalidOptionError naming the route and the field.
+ */
+export function routePolicy(route: RouteOptions & { readonly path?: string }, scopes: Scopes): RoutePolicy {
+  const methods = Array.isArray(route.method) ? route.method.join(',') : route.method
+  const config: unknown = route.config?.scope
+  const name = Array.isArray(route.method) && route.method.length > 1 ? undefined : `${methods} ${route.url}`
+  const prefix = `config.scope of ${methods} ${route.url}`
+  const common = { name, url: route.url }
+  if (config === false) return { ...NO_ROUTE, ...common, optedOut: true }
+  if (config === undefined) return { ...NO_ROUTE, ...common }
+  if (typeof config !== 'object' || config === null || Array.isArray(config)) {
+    throw new InvalidOptionError(prefix, config, 'an object, or false to opt the route out')
+  }
+  const options = config as RouteScopeConfig
+  const read = new OptionReader(prefix, options).onlyKnown(['transaction', 'timeoutMs', 'onAbort'])
+  return {
+    ...NO_ROUTE,
+    ...common,
+    timeoutMs: options.timeoutMs === undefined ? undefined : read.milliseconds('timeoutMs', 0, { min: 1 }),
+    onAbort: read.oneOf<'cancel' | 'finish', undefined>('onAbort', undefined, ['cancel', 'finish']),
+    transaction: transactionOf(options.transaction, `${prefix}.transaction`, route, scopes),
+  }
+}
+
+function transactionOf(value: unknown, prefix: string, route: RouteOptions, scopes: Scopes): CommitRules | undefined {
+  if (value === undefined || value === false) return undefined
+  if (value !== true && (typeof value !== 'object' || value === null || Array.isArray(value))) {
+    throw new InvalidOptionError(prefix, value, 'true, false, or an object of transaction options')
+  }
+  if ((route as { websocket?: unknown }).websocket === true) {
+    throw new InvalidOptionError(
+      prefix,
+      value,
+      'left out: a socket has no response head to commit before. Use scopes.run and scope.transaction for each message',
+    )
+  }
+  const options: RouteTransactionOptions = value === true ? {} : (value as RouteTransactionOptions)
+  const read = new OptionReader(prefix, options).onlyKnown([
+    'isolationLevel',
+    'accessMode',
+    'deferrable',
+    'resource',
+    'commitWhen',
+  ])
+  read.oneOf('isolationLevel', undefined, ['read uncommitted', 'read committed', 'repeatable read', 'serializable'])
+  read.oneOf('accessMode', undefined, ['read only', 'read write'])
+  read.boolean('deferrable', false)
+  read.function('commitWhen')
+  checkResource(read.string('resource', undefined), prefix, scopes)
+  return commitRules(options)
+}
+
+function checkResource(wanted: string | undefined, prefix: string, scopes: Scopes): void {
+  const names = Object.entries(scopes.resources).flatMap(([name, resource]) =>
+    isTransactional(resource) ? [name] : [],
+  )
+  if (names.length === 0) {
+    throw new InvalidOptionError(prefix, true, 'left out: the runtime has no resource that knows transactions')
+  }
+  if (wanted === undefined ? names.length === 1 : names.includes(wanted)) return
+  throw new InvalidOptionError(`${prefix}.resource`, wanted, `one of ${names.map((name) => `'${name}'`).join(', ')}`)
+}

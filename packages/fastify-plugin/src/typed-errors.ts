@@ -1,0 +1,64 @@
+import { isReqscopeError } from '@reqscope/core'
+import { problemDetails, retryAfterSeconds } from '@reqscope/core/http'
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { lifeOf } from './request-life.ts'
+
+type ErrorHandler = FastifyInstance['errorHandler']
+
+/**
+ * Answers typed errors with problem+json, after every error handler of the user's that passes them on.
+ *
+ * `setErrorHandler` itself is the user's: Fastify warns about, or refuses, a second one on the same instance.
+ */
+export function answerTypedErrors(app: FastifyInstance): void {
+  // Fastify binds the handlers it is given; its own is not bound. One that is there already goes on seeing all errors first.
+  if (app.errorHandler.name.startsWith('bound ')) return
+  const frameworks = app.errorHandler
+  // Set on an object of its own, the handler is then put where the instance keeps its own, below what comes later.
+  const shadow = Object.create(app) as FastifyInstance
+  shadow.setErrorHandler((error, request, reply) => answerTypedError(frameworks, error, request, reply))
+  const key = Object.getOwnPropertySymbols(shadow).find((symbol) => typeof at(shadow, symbol) === 'object')
+  if (key !== undefined) Object.assign(app, { [key]: at(shadow, key) })
+}
+
+const at = (object: object, key: symbol): unknown => (object as Record<symbol, unknown>)[key]
+
+function answerTypedError(
+  frameworks: ErrorHandler,
+  error: unknown,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): FastifyReply | undefined {
+  if (!isReqscopeError(error)) {
+    // Fastify hands a thrown Error to the next handler, its own, and takes anything else for a payload.
+    if (error instanceof Error) throw error
+    frameworks.call(request.server, error as FastifyError, request, reply)
+    return undefined
+  }
+  const { statusCode, headers, body } = problemDetails(error)
+  if (statusCode >= 500) request.log.error({ err: error, req: request }, error.message)
+  else request.log.info({ err: error }, error.message)
+  return reply.code(statusCode).headers(headers).send(JSON.stringify(body))
+}
+
+/**
+ * An `onError` hook: it runs before every error handler, whatever failed.
+ *
+ * It does not wait for the rollback, `onSend` does: a reply that is sent while an `onError` hook is pending, by a timeout
+ * for one, would be an uncaught exception.
+ */
+export function settleBeforeErrorHandlers(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  error: Error,
+  done: () => void,
+): void {
+  if (isReqscopeError(error)) {
+    const retryAfter = retryAfterSeconds(error)
+    if (retryAfter !== undefined) reply.header('retry-after', String(retryAfter))
+  }
+  const life = lifeOf(request)
+  life?.answering(error)
+  void life?.transaction?.rollback(error)
+  done()
+}
