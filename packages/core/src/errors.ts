@@ -271,8 +271,8 @@ export class SharedConnectionError extends ReqscopeError {
   readonly resource: string
   readonly operation: string
 
-  constructor(facts: { resource: string; operation: string; instead: string }) {
-    super(`${facts.operation} is refused on ${facts.resource}: ${facts.instead}`)
+  constructor(facts: { resource: string; operation: string; instead: string; cause?: unknown }) {
+    super(`${facts.operation} is refused on ${facts.resource}: ${facts.instead}`, { cause: facts.cause })
     this.resource = facts.resource
     this.operation = facts.operation
   }

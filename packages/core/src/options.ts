@@ -6,7 +6,7 @@ export class OptionReader<Options extends object> {
   readonly #options: Options
 
   constructor(prefix: string, options: Options) {
-    if (typeof options !== 'object' || options === null || Array.isArray(options)) {
+    if (!isObject(options)) {
       throw new InvalidOptionError(prefix, options, 'an object')
     }
     this.#prefix = prefix
@@ -75,7 +75,16 @@ export class OptionReader<Options extends object> {
     }
   }
 
+  object(name: keyof Options & string): void {
+    const value = this.#options[name] as unknown
+    if (value !== undefined && !isObject(value)) throw new InvalidOptionError(this.#name(name), value, 'an object')
+  }
+
   #name(name: string): string {
     return `${this.#prefix}.${name}`
   }
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }

@@ -50,7 +50,7 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
 
   app.addHook('onRequest', openRequestScope)
   function openRequestScope(request: FastifyRequest, reply: FastifyReply, done: () => void): void {
-    const policy = policyOf(request.routeOptions.config)
+    const policy = policyOf(request)
     if (policy.optedOut) {
       done()
       return

@@ -5,7 +5,7 @@ import type { Connection } from './connection.ts'
 import type { Lease } from './lease.ts'
 import { withoutGap } from './row-gap.ts'
 import type { Occupied, Session } from './session.ts'
-import { buildQuery, known, type Statement, type StatementSource, textOf } from './statement.ts'
+import { buildQuery, known, refusedAmongSeveral, type Statement, type StatementSource, textOf } from './statement.ts'
 import type { KnownText } from './statement-text.ts'
 import type { Level } from './transaction.ts'
 
@@ -78,7 +78,9 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
 
   /** The simple protocol: several statements in one text, no parameters. */
   simple(): this {
-    if (this.#source.tag === 'text') this.#source = { ...this.#source, simple: true }
+    const source = this.#source
+    if (source.tag === 'text') this.#source = { ...source, simple: true }
+    else if (source.holes.length === 0) this.#source = { tag: 'text', text: this.text, parameters: [], simple: true }
     return this
   }
 
@@ -121,16 +123,11 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
   // As a lease runs it.
 
   get text(): string {
-    return textOf(this.#source)
+    return textOf(this.#source, fragmentText)
   }
 
   get effect(): KnownText['effect'] {
     return this.#known?.effect ?? 'none'
-  }
-
-  get mayBeSeveral(): boolean {
-    const source = this.#source
-    return source.tag === 'text' ? (source.simple ?? source.parameters.length === 0) : source.holes.length === 0
   }
 
   send(connection: Connection, lease: Lease): PromiseLike<unknown> {
@@ -138,9 +135,13 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
     this.#state = 'sent'
     this.#lease = lease
     const query = this.#build(connection)
-    if (this.#shape === 'description') return query.describe()
+    if (this.#shape === 'description') return described(query)
     this.#shaped(query)
-    return this.#onRow === undefined ? query : (query.forEach(this.#onRow) as PromiseLike<unknown>)
+    const answer = this.#onRow === undefined ? query : (query.forEach(this.#onRow) as PromiseLike<unknown>)
+    if (!this.#known?.mayControl) return answer
+    return answer.then(undefined, (error: unknown) => {
+      throw refusedAmongSeveral(error, this.#known)
+    })
   }
 
   settled(): void {
@@ -158,7 +159,7 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
   run(): Promise<unknown> {
     if (this.#running !== undefined) return this.#running
     try {
-      this.#known = known(this.text, this.#session.pool.texts)
+      this.#read()
       this.#running = this.#session.execute(this, this.#level)
     } catch (error) {
       this.#running = Promise.reject(error)
@@ -166,10 +167,14 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
     return this.#running
   }
 
+  /** @throws SharedConnectionError for transaction control. */
+  #read(): KnownText {
+    this.#known ??= known(this.text, this.#session.pool.texts)
+    return this.#known
+  }
+
   #build(connection: Connection): PendingQuery<Row[]> {
-    const text = this.text
-    this.#known ??= known(text, this.#session.pool.texts)
-    return buildQuery(this.#source, text, this.#known, connection, unwrap)
+    return buildQuery(this.#source, this.text, this.#read(), connection, unwrap)
   }
 
   #shaped(query: PendingQuery<Row[]>): PendingQuery<Row[]> {
@@ -179,6 +184,7 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
   }
 
   async *#batches(rows: number): AsyncGenerator<Batch, void, void> {
+    this.#read()
     const { lease, failed, free } = await this.#session.occupy(this.#level)
     let clean = false
     try {
@@ -218,6 +224,7 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
   }
 
   async #openStream(open: (query: PendingQuery<Row[]>) => PromiseLike<unknown>): Promise<Readable | Writable> {
+    this.#read()
     const occupied = await this.#session.occupy(this.#level)
     const { lease, failed, free } = occupied
     try {
@@ -259,11 +266,25 @@ function freeAfter(stream: Readable | Writable, { lease, isShared, failed, free 
   finished(stream, over)
 }
 
+/** The text of a hole that is a fragment, or a list of fragments. */
+function fragmentText(hole: unknown): string | undefined {
+  if (hole instanceof BoundQuery) return hole.text
+  return Array.isArray(hole) && hole[0] instanceof BoundQuery ? hole.map(fragmentText).join(' ') : undefined
+}
+
 /** What stands in a hole of a tagged statement, as the client of the connection it runs on understands it. */
 function unwrap(value: unknown, sql: Sql): unknown {
   if (value instanceof BoundQuery) return value.asFragment(sql)
   if (Array.isArray(value) && value[0] instanceof BoundQuery) return value.map((each) => unwrap(each, sql))
   return value
+}
+
+/** The client would prepare it under a new name each time, and never let go of it. */
+function described(query: PendingQuery<Row[]>): PromiseLike<unknown> {
+  const description = query.describe()
+  const { options } = query as unknown as { options: { prepare?: boolean } }
+  options.prepare = false
+  return description
 }
 
 function userCancelled(): Error {

@@ -197,12 +197,20 @@ export class Connection {
 function signatureOf(text: string, parameters: readonly unknown[]): string {
   let suffix = ''
   for (let index = 0; index < parameters.length; index++) {
-    const parameter = parameters[index]
-    const type = typeof parameter
-    if (type === 'string' || type === 'number' || parameter === null) continue
-    suffix += `${index}${type === 'object' ? (parameter as object).constructor?.name : type}`
+    const type = inferredType(parameters[index])
+    if (type !== '') suffix += `${index}${type}`
   }
   return suffix === '' ? text : `${text}\n${suffix}`
+}
+
+/** Tells apart what the client infers different types from: a list by its first item, a typed value by its type. */
+function inferredType(parameter: unknown): string {
+  const type = typeof parameter
+  if (type === 'string' || type === 'number' || parameter === null) return ''
+  if (type !== 'object') return type
+  if (Array.isArray(parameter)) return inferredType(parameter[0])
+  const { constructor, type: oid } = parameter as { constructor?: { name: string }; type?: unknown }
+  return constructor?.name === 'Parameter' ? `typed ${oid}` : `${constructor?.name}`
 }
 
 /** Rejects when the socket has closed: before the client listens to it, nobody else would know. */

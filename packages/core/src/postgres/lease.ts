@@ -9,7 +9,7 @@ import type { Connection } from './connection.ts'
 import type { PooledLease } from './pool.ts'
 import { withoutGap } from './row-gap.ts'
 import type { Statement } from './statement.ts'
-import { type Effect, effectOfTag } from './statement-text.ts'
+import { type Effect, effectOfTag, setsLocally } from './statement-text.ts'
 
 /** What of its borrower a lease needs. */
 export interface LeaseHolder {
@@ -347,8 +347,8 @@ export class Lease implements LedgerEntry, PooledLease {
     // COMMIT in the middle of a string of statements: what follows in "the transaction" would be on its own.
     if (effect === 'transaction-control') this.connection.discard(`a statement text contained ${command}`)
     else if (effect !== 'none') this.noteEffect(effect)
-    // One SET of several may be a LOCAL one or not; a reset costs little.
-    else if (command === 'SET' && statement.effect === 'none' && statement.mayBeSeveral) this.noteSessionState()
+    // A SET that its text hides; a reset costs little.
+    else if (command === 'SET' && statement.effect === 'none' && !setsLocally(statement.text)) this.noteSessionState()
   }
 }
 

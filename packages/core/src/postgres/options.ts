@@ -1,6 +1,6 @@
 import type { ConnectionOptions as TlsOptions } from 'node:tls'
 import createClient, { type ParsedOptions, type PostgresType } from 'postgres'
-import { InvalidOptionError } from '../errors.ts'
+import { InvalidOptionError, UNSHOWN } from '../errors.ts'
 import { OptionReader } from '../options.ts'
 import type { SiteCapture } from '../scope/acquisition-site.ts'
 import type { ArrayTypeOf } from './array-types.ts'
@@ -114,7 +114,18 @@ export function checkPostgresOptions(options: PostgresOptions<Record<string, unk
   const statementTimeoutMs = read.milliseconds('statementTimeoutMs', 60_000)
   const idleInTransactionTimeoutMs = read.milliseconds('idleInTransactionTimeoutMs', 30_000)
   read.oneOf('casing', undefined, ['snake_case', 'camelCase'])
-  if (typeof options.password !== 'function') read.string('password', undefined)
+  read.object('schema')
+  read.object('types')
+  read.object('settings')
+  for (const [name, value] of Object.entries(options.settings ?? {})) {
+    if (!['string', 'number', 'boolean'].includes(typeof value)) {
+      throw new InvalidOptionError(`postgres.settings.${name}`, value, 'a string, a number or a boolean')
+    }
+  }
+  const { password } = options as { password?: unknown }
+  if (password !== undefined && typeof password !== 'function' && (typeof password !== 'string' || password === '')) {
+    throw new InvalidOptionError('postgres.password', UNSHOWN, 'a string that is not empty, or a function that gives one')
+  }
   const leakThresholdMs = read.milliseconds('leakThresholdMs', 30_000)
   const sites = leakThresholdMs === 0 ? 'never' : process.env.NODE_ENV === 'production' ? 'sampled' : 'always'
   const parsed = parsedUrl(options)
@@ -166,8 +177,9 @@ function parsedUrl(options: PostgresOptions<Record<string, unknown>>): ParsedOpt
 }
 
 function targetOf(parsed: ParsedOptions, ssl: PostgresOptions['ssl']): Target {
-  const mode: unknown = ssl ?? parsed.ssl
-  if (typeof mode !== 'object' && !MODES.includes(mode)) {
+  const mode: unknown = ssl === undefined ? parsed.ssl : ssl
+  const isTlsOptions = typeof mode === 'object' && mode !== null && !Array.isArray(mode)
+  if (!isTlsOptions && !MODES.includes(mode)) {
     throw new InvalidOptionError('postgres.ssl', mode, "true, false, 'require', 'prefer', 'verify-full' or options of tls.connect")
   }
   return {

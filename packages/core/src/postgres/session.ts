@@ -160,7 +160,10 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
     this.assertUsable()
     const frame = this.#frame(undefined)
     if (frame !== undefined && frame !== NO_TRANSACTION) {
-      if (frame instanceof Pin) return fn()
+      if (frame instanceof Pin) {
+        if (frame.ended) throw this.#pinIsOver()
+        return fn()
+      }
       await frame.transaction.withLease(frame, (lease) => lease.noteSessionState())
       return fn()
     }
@@ -197,7 +200,10 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
     const inside = isLevel(frame) ? frame : undefined
     const propagation = options.propagation ?? 'required'
     // A query that `fn` returns is sent when it is awaited, so that has to happen inside, here and below.
-    if (propagation === 'notSupported') return runWithin(this.#context(), this, NO_TRANSACTION, async () => fn())
+    if (propagation === 'notSupported') {
+      // Where there is no transaction there is nothing to step out of, least of all a pin.
+      return inside === undefined ? fn() : runWithin(this.#context(), this, NO_TRANSACTION, async () => fn())
+    }
     if (inside === undefined || propagation === 'requiresNew') return this.outermost(options, () => fn(), site)
     refuseInnerOptions(options, inside.transaction.options)
     if (propagation === 'required') return inside.transaction.join(inside, fn)
@@ -256,8 +262,11 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
   afterCommit(fn: () => unknown): boolean {
     this.assertUsable()
     const frame = this.#frame(undefined)
-    if (!isLevel(frame) || frame.ended) return false
-    frame.afterCommit.push(fn)
+    if (!isLevel(frame)) return false
+    const level = frame.keptIn
+    if (level.undone) return true // it never runs
+    if (level.ended) return false // it has committed
+    level.afterCommit.push(fn)
     return true
   }
 

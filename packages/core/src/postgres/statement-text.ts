@@ -44,6 +44,11 @@ export function effectOf(text: string): Effect {
   return STATE.test(text) ? 'session-state' : 'none'
 }
 
+/** Whether what a text sets ends with the transaction. */
+export function setsLocally(text: string): boolean {
+  return /\bset\s+(?:local|transaction|constraints)\b/i.test(text)
+}
+
 function mayControl(text: string): boolean {
   return LATER_CONTROL.test(text) && LATER_CONTROL.test(text.replace(OPAQUE, ' '))
 }

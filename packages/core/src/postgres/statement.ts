@@ -13,8 +13,6 @@ export type StatementSource =
 export interface Statement<Result> {
   readonly text: string
   readonly effect: KnownText['effect']
-  /** Whether its text may hold several statements; only the simple protocol takes those. */
-  readonly mayBeSeveral: boolean
   /** Builds it for the lease's connection and sends it. */
   send(connection: Connection, lease: Lease): PromiseLike<Result>
   /** Told when its answer has come, whatever it is. */
@@ -93,5 +91,6 @@ function refusedControl(text: string | undefined, cause?: unknown): SharedConnec
     resource: 'a Postgres handle',
     operation,
     instead: 'transactions are begun and ended by scope.transaction(fn) or db.transaction(fn), so that they always end.',
+    cause,
   })
 }

@@ -38,6 +38,8 @@ export class Level {
   readonly parent: Level | undefined
   readonly depth: number
   ended = false
+  /** Rolled back, so that nothing of it remains. */
+  undone = false
   /** Statements and inner levels that have begun or wait for their turn. */
   pending = 0
   readonly afterCommit: (() => unknown)[] = []
@@ -46,6 +48,11 @@ export class Level {
     this.transaction = transaction
     this.parent = parent
     this.depth = parent === undefined ? 0 : parent.depth + 1
+  }
+
+  /** Where what it did lives on: in itself, or in the level that it was released into. */
+  get keptIn(): Level {
+    return this.ended && !this.undone && this.parent !== undefined ? this.parent.keptIn : this
   }
 
   /** Whether it is `other` or inside it. */
@@ -187,6 +194,7 @@ export class Transaction {
       level.afterCommit.push(...inner.afterCommit)
       return result
     } catch (cause) {
+      inner.undone = true
       await this.#quiet(inner)
       if (lease.hold === 'cursor') lease.connection.discard('a savepoint ended while a cursor or stream was open in it')
       if (this.#state.tag === 'open' && !lease.connection.isGone) {
@@ -349,7 +357,10 @@ export class Transaction {
   #end(how: 'committed' | 'rolled back'): void | Promise<void> {
     if (this.#state.tag === 'ended') return
     this.#state = { tag: 'ended', how }
-    for (let level: Level | undefined = this.#top; level !== undefined; level = level.parent) level.ended = true
+    for (let level: Level | undefined = this.#top; level !== undefined; level = level.parent) {
+      level.ended = true
+      level.undone = how === 'rolled back'
+    }
     this.#changed()
     return this.#host.transactionEnded(this, this.#lease)
   }

@@ -98,20 +98,46 @@ describe('transaction control as a statement of the user', () => {
     })
   })
 
-  it('that slips in as a fragment never leads to statements in autocommit', async () => {
+  it('that slips in as a fragment is refused as well', async () => {
     const app = appOn(database)
     await app.run({ name: 'order' }, async (scope) => {
-      const failure = await failureOf(
-        scope.transaction(async () => {
-          const { $client } = scope.db
-          await $client`insert into accounts (owner) values ('before')`
-          await $client`${$client`commit`}`.catch(() => {})
-          await $client`insert into accounts (owner) values ('after')`
-        }),
-      )
-      expect(failure).toBeInstanceOf(Error)
+      const { $client } = scope.db
+      await scope.transaction(async () => {
+        await $client`insert into accounts (owner) values ('before')`
+        for (const attempt of [
+          () => $client`${$client`commit`}`,
+          () => $client`${$client.unsafe('commit')}`,
+          () => $client`${[$client`commit`, $client`and no chain`]}`,
+          () => $client`${$client`${$client`rollback`}`}`,
+        ]) {
+          expect(await failureOf(Promise.resolve().then(attempt))).toBeInstanceOf(SharedConnectionError)
+        }
+        expect(await ownersIn(database)).toEqual([])
+      })
     })
-    expect(await ownersIn(database)).toEqual([])
+    expect(await ownersIn(database)).toEqual(['before'])
+  })
+
+  it('among several says what to do instead, and keeps the words of the server as its cause', async () => {
+    const app = appOn(database)
+    await app.run({ name: 'order' }, async (scope) => {
+      const failure = await failureOf(scope.db.execute(sql.raw('select 1; commit')))
+      expect(failure).toBeInstanceOf(SharedConnectionError)
+      expect(failure).toMatchObject({ message: expect.stringContaining('scope.transaction'), cause: { code: '42601' } })
+    })
+  })
+
+  it('that is the end of a function body is none: such a text is taken', async () => {
+    const app = appOn(database)
+    await app.run({ name: 'migration' }, async (scope) => {
+      await scope.db.execute(sql.raw('create or replace function one() returns integer begin atomic select 1; end'))
+      await scope.db.execute(
+        sql.raw(
+          'create or replace function two() returns integer language plpgsql as $body$ begin return 2; end $body$; select 1',
+        ),
+      )
+      expect(await scope.db.execute(sql`select one(), two()`)).toMatchObject([{ one: 1, two: 2 }])
+    })
   })
 
   it('in a procedure is refused by the server, and nothing is half done', async () => {
