@@ -1,5 +1,4 @@
-import { isReqscopeError } from '@reqscope/core'
-import { problemDetails, retryAfterSeconds } from '@reqscope/core/http'
+import { problemDetails, retryAfterSeconds, typedErrorOf } from '@reqscope/core/http'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { lifeOf } from './request-life.ts'
 
@@ -29,15 +28,16 @@ function answerTypedError(
   request: FastifyRequest,
   reply: FastifyReply,
 ): FastifyReply | undefined {
-  if (!isReqscopeError(error)) {
+  const typed = typedErrorOf(error)
+  if (typed === undefined) {
     // Fastify hands a thrown Error to the next handler, its own, and takes anything else for a payload.
     if (error instanceof Error) throw error
     frameworks.call(request.server, error as FastifyError, request, reply)
     return undefined
   }
-  const { statusCode, headers, body } = problemDetails(error)
-  if (statusCode >= 500) request.log.error({ err: error, req: request }, error.message)
-  else request.log.info({ err: error }, error.message)
+  const { statusCode, headers, body } = problemDetails(typed)
+  if (statusCode >= 500) request.log.error({ err: typed, req: request }, typed.message)
+  else request.log.info({ err: typed }, typed.message)
   return reply.code(statusCode).headers(headers).send(JSON.stringify(body))
 }
 
@@ -53,8 +53,9 @@ export function settleBeforeErrorHandlers(
   error: Error,
   done: () => void,
 ): void {
-  if (isReqscopeError(error)) {
-    const retryAfter = retryAfterSeconds(error)
+  const typed = typedErrorOf(error)
+  if (typed !== undefined) {
+    const retryAfter = retryAfterSeconds(typed)
     if (retryAfter !== undefined) reply.header('retry-after', String(retryAfter))
   }
   const life = lifeOf(request)

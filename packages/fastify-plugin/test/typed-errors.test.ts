@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import { connect } from 'node:net'
+import { setTimeout } from 'node:timers/promises'
 import { OverloadedError, ScopeEndedError } from '@reqscope/core'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { describe, expect, it, onTestFinished } from 'vitest'
@@ -115,6 +116,16 @@ describe('typed errors', () => {
     withFailingRoutes(app)
     expect((await app.inject('/typed')).json()).toMatchObject({ code: 'RSC_OVERLOADED', status: 503 })
     expect((await app.inject('/plain')).json()).toMatchObject({ message: 'plain', statusCode: 500 })
+  })
+
+  it("are known by the cause of an AbortError that a scope's signal led to", async () => {
+    const app = await appWith(thingScopes().scopes)
+    app.get('/waits', { config: { scope: { timeoutMs: 20 } } }, ({ scope }) =>
+      setTimeout(60_000, undefined, { signal: scope.signal }),
+    )
+    const answer = await app.inject('/waits')
+    expect(answer.statusCode).toBe(504)
+    expect(answer.json()).toMatchObject({ code: 'RSC_DEADLINE_EXCEEDED' })
   })
 
   it("let a route's own error handler come first", async () => {

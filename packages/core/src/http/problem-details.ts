@@ -1,5 +1,5 @@
 import { STATUS_CODES } from 'node:http'
-import type { ReqscopeError } from '../errors.ts'
+import { isReqscopeError, type ReqscopeError } from '../errors.ts'
 
 /** A response for a typed error: `application/problem+json`, RFC 9457. */
 export interface ProblemDetails {
@@ -39,6 +39,16 @@ const UNAVAILABLE = 'Something the server depends on is not available at the mom
 const TOO_LATE = 'The request could not be answered in time; what had been begun was undone where that was possible.'
 const UNKNOWN =
   'The connection was lost while the work was being committed: it may or may not have been done. Check before repeating it.'
+
+/**
+ * The typed error that `error` is or stands for. What was given a scope's signal may reject with an `AbortError` of its own,
+ * whose cause is the signal's reason: `node:timers/promises` does.
+ */
+export function typedErrorOf(error: unknown): ReqscopeError | undefined {
+  if (isReqscopeError(error)) return error
+  const { name, cause } = (error ?? {}) as { name?: unknown; cause?: unknown }
+  return name === 'AbortError' && isReqscopeError(cause) ? cause : undefined
+}
 
 /** What a client is told of a typed error: its status, when to try again, and nothing of the server's insides. */
 export function problemDetails(error: ReqscopeError): ProblemDetails {
