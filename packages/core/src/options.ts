@@ -17,7 +17,11 @@ export class OptionReader<Options extends object> {
   onlyKnown(known: readonly (keyof Options & string)[]): this {
     for (const name of Object.keys(this.#options)) {
       if (!(known as readonly string[]).includes(name)) {
-        throw new InvalidOptionError(this.#name(name), UNSHOWN, `left out: there is no such option (there are: ${known.join(', ')})`)
+        throw new InvalidOptionError(
+          this.#name(name),
+          UNSHOWN,
+          `left out: there is no such option (there are: ${known.join(', ')})`,
+        )
       }
     }
     return this

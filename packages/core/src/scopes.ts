@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { InvalidOptionError, OverloadedError, ScopeAbortedError } from './errors.ts'
+import type { LeaseDescription } from './events.ts'
 import { type Health, healthOf } from './health.ts'
 import { OptionReader } from './options.ts'
 import type { Outcome } from './scope/cleanup-stack.ts'
@@ -7,10 +8,10 @@ import { COMPLETED } from './scope/cleanup-stack.ts'
 import { outsideEveryScope, runInContext } from './scope/current.ts'
 import { Ledger } from './scope/ledger.ts'
 import { isLogger, type Logger, stderrLogger } from './scope/logger.ts'
+import { OpenScopes } from './scope/open-scopes.ts'
 import type { ScopeWith } from './scope/register.ts'
 import { type AnyResource, isTransactional, type Resources, type TransactionalResource } from './scope/resource.ts'
 import { Scope, type ScopeInit, type ScopeKind } from './scope/scope.ts'
-import type { LeaseDescription } from './events.ts'
 
 export interface ScopesOptions<R extends Resources> {
   /** What scopes hand out handles of, by the name of the handle. */
@@ -47,7 +48,21 @@ const STOP_AFTER_FAILED_START_MS = 1_000
 // Members of a scope, today's and those that belong to features of this package: no resource may be named like one.
 const RESERVED: ReadonlySet<string> = new Set([
   ...Object.getOwnPropertyNames(Scope.prototype),
-  ...['id', 'kind', 'name', 'deadline', 'then', 'lock', 'tryLock', 'acquireLock', 'consume', 'enqueue', 'spawn'],
+  ...[
+    'id',
+    'kind',
+    'name',
+    'deadline',
+    'older',
+    'newer',
+    'then',
+    'lock',
+    'tryLock',
+    'acquireLock',
+    'consume',
+    'enqueue',
+    'spawn',
+  ],
 ])
 
 /**
@@ -61,7 +76,7 @@ export class Scopes<R extends Resources = Resources> {
   readonly #slots: readonly { readonly name: string; readonly resource: AnyResource }[]
   readonly #ScopeClass: typeof Scope
   readonly #ledger = new Ledger()
-  readonly #open = new Set<Scope>()
+  readonly #open = new OpenScopes()
   #logger: Logger | undefined
   #starting: Promise<void> | undefined
   #started = false
@@ -77,7 +92,11 @@ export class Scopes<R extends Resources = Resources> {
     this.settleTimeoutMs = read.milliseconds('settleTimeoutMs', 10_000)
     this.resources = checkedResources(options.resources)
     if (options.logger !== undefined && !isLogger(options.logger)) {
-      throw new InvalidOptionError('createScopes.logger', options.logger, "a logger of pino's shape: debug, info, warn, error, child")
+      throw new InvalidOptionError(
+        'createScopes.logger',
+        options.logger,
+        "a logger of pino's shape: debug, info, warn, error, child",
+      )
     }
     this.#logger = options.logger
     this.#slots = Object.entries(this.resources).map(([name, resource]) => ({ name, resource }))
@@ -136,7 +155,10 @@ export class Scopes<R extends Resources = Resources> {
    * @throws what `fn` throws; an AggregateError of what its clean-ups threw where `fn` itself succeeded.
    * @throws OverloadedError when the runtime is closing.
    */
-  async run<Result>(options: RunOptions, fn: (scope: ScopeWith<R>) => Result | Promise<Result>): Promise<Awaited<Result>> {
+  async run<Result>(
+    options: RunOptions,
+    fn: (scope: ScopeWith<R>) => Result | Promise<Result>,
+  ): Promise<Awaited<Result>> {
     const init = checkedRunOptions(options)
     if (this.#closing !== undefined) throw shuttingDown(`${init.kind} ${init.name}`)
     if (!this.#started) await this.start()
@@ -180,7 +202,7 @@ export class Scopes<R extends Resources = Resources> {
   /** Who holds the connections? */
   snapshot(): Snapshot {
     const openScopes = { total: this.#open.size, request: 0, job: 0, task: 0 }
-    for (const scope of this.#open) openScopes[scope.kind]++
+    for (const scope of this.#open.list()) openScopes[scope.kind]++
     return { state: this.state, openScopes, leases: this.#ledger.describe() }
   }
 
@@ -199,9 +221,13 @@ export class Scopes<R extends Resources = Resources> {
   async #close(timeoutMs: number): Promise<void> {
     const startedAt = performance.now()
     const left = () => Math.max(0, timeoutMs - (performance.now() - startedAt))
-    if (this.#starting !== undefined) await inTime(this.#starting.catch(() => {}), left())
+    if (this.#starting !== undefined)
+      await inTime(
+        this.#starting.catch(() => {}),
+        left(),
+      )
     await this.#drain(timeoutMs / 2)
-    for (const scope of this.#open) scope.shutDown()
+    for (const scope of this.#open.list()) scope.shutDown()
     await this.#drain(left() * 0.8)
     await this.#endWhatIsLeft(left() / 2)
     await this.#stopWhatRuns(() => Math.max(100, left()))
@@ -234,8 +260,11 @@ export class Scopes<R extends Resources = Resources> {
 
   async #endWhatIsLeft(withinMs: number): Promise<void> {
     if (this.#open.size === 0) return
-    this.logger.warn({ scopes: [...this.#open].map((scope) => scope.describe()) }, 'scopes had to be ended to shut down')
-    for (const scope of this.#open) {
+    this.logger.warn(
+      { scopes: this.#open.list().map((scope) => scope.describe()) },
+      'scopes had to be ended to shut down',
+    )
+    for (const scope of this.#open.list()) {
       const error = new ScopeAbortedError({ scope: scope.describe(), reason: 'shutdown' })
       scope.cancel(error)
       void scope.end({ tag: 'aborted', error })
@@ -289,10 +318,18 @@ function checkedResources<R extends Resources>(resources: R): R {
   }
   for (const [name, resource] of Object.entries(resources)) {
     if (RESERVED.has(name)) {
-      throw new InvalidOptionError(`createScopes.resources.${name}`, resource, 'given another name: scopes have a member of this one')
+      throw new InvalidOptionError(
+        `createScopes.resources.${name}`,
+        resource,
+        'given another name: scopes have a member of this one',
+      )
     }
     if (typeof (resource as Partial<AnyResource> | undefined)?.handle !== 'function') {
-      throw new InvalidOptionError(`createScopes.resources.${name}`, resource, 'a resource: postgres(…), or defineResource(…)')
+      throw new InvalidOptionError(
+        `createScopes.resources.${name}`,
+        resource,
+        'a resource: postgres(…), or defineResource(…)',
+      )
     }
   }
   return resources
@@ -332,7 +369,8 @@ function checkedRunOptions(options: RunOptions): ScopeInit {
 
 function cancelWith(signal: AbortSignal | undefined, scope: Scope): () => void {
   if (signal === undefined) return () => {}
-  const cancel = () => scope.cancel(new ScopeAbortedError({ scope: scope.describe(), reason: 'client', cause: signal.reason }))
+  const cancel = () =>
+    scope.cancel(new ScopeAbortedError({ scope: scope.describe(), reason: 'client', cause: signal.reason }))
   if (signal.aborted) cancel()
   signal.addEventListener('abort', cancel, { once: true })
   return () => signal.removeEventListener('abort', cancel)

@@ -2,7 +2,13 @@
 export { OptionReader } from '../options.ts'
 export { runInContext } from '../scope/current.ts'
 export { isTransactional } from '../scope/resource.ts'
-export { type ProblemBody, type ProblemDetails, problemDetails, retryAfterSeconds, typedErrorOf } from './problem-details.ts'
+export {
+  type ProblemBody,
+  type ProblemDetails,
+  problemDetails,
+  retryAfterSeconds,
+  typedErrorOf,
+} from './problem-details.ts'
 export { type RawResponse, ResponseLifetime } from './response-lifetime.ts'
 export {
   type CommitRules,

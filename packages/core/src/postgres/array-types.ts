@@ -34,12 +34,11 @@ export function addArrayTypes(sql: Sql, types: readonly ArrayType[], arrayTypeOf
   shareArrayTypes(sql, arrayTypeOf)
   const { parsers, serializers } = sql.options as unknown as ClientTypes
   for (const { oid, typarray } of types) {
-    if (parsers[typarray] !== undefined && serializers[typarray] !== undefined) continue
     const delimiter = typarray === BOX_ARRAY ? ';' : ','
     const parse = parsers[oid]
     arrayTypeOf[oid] = typarray
-    parsers[typarray] = (text) => parsed(text, parse, delimiter)
-    serializers[typarray] = (value) => (Array.isArray(value) ? serialized(value, serializers[oid], delimiter) : value)
+    parsers[typarray] ??= (text) => parsed(text, parse, delimiter)
+    serializers[typarray] ??= (value) => (Array.isArray(value) ? serialized(value, serializers[oid], delimiter) : value)
   }
 }
 
@@ -89,7 +88,8 @@ function serialized(values: readonly unknown[], serialize: Serialize | undefined
   const items = values.map((value) => {
     if (nested) return serialized(value as unknown[], serialize, delimiter)
     if (value === null) return 'null'
-    if (value === undefined) throw Object.assign(new Error('UNDEFINED_VALUE: Undefined values are not allowed'), { code: 'UNDEFINED_VALUE' })
+    if (value === undefined)
+      throw Object.assign(new Error('UNDEFINED_VALUE: Undefined values are not allowed'), { code: 'UNDEFINED_VALUE' })
     const raw = isTyped(value) ? value.value : value
     const text = String(serialize === undefined ? raw : serialize(raw))
     return `"${text.replace(/[\\"]/g, '\\$&')}"`

@@ -2,8 +2,8 @@ import type { Sql } from 'postgres'
 import { SharedConnectionError } from '../errors.ts'
 import type { TransactionOptions } from '../scope/resource.ts'
 import { BoundQuery, CLOSE } from './bound-query.ts'
+import type { Level } from './level.ts'
 import type { Session } from './session.ts'
-import type { Level } from './transaction.ts'
 
 /** The part of a postgres.js client that drizzle uses for statements. */
 export class BoundSource {
@@ -24,6 +24,8 @@ export class BoundSource {
     })
   }
 }
+
+const JSONB = 3802
 
 const INSTEAD: Record<string, string> = {
   reserve: 'a scope leases its connections by itself; where one has to stay the same, use pin(scope.db, fn).',
@@ -50,14 +52,19 @@ export function boundClient(session: Session, level: Level | undefined, template
 
   const transaction = (...args: [unknown, unknown?]): Promise<unknown> => {
     const [options, fn] = typeof args[0] === 'function' ? ['', args[0]] : args
-    const inTransaction = (inner: Level) => settleAll((fn as (sql: Sql) => unknown)(boundClient(session, inner, template)))
+    const inTransaction = (inner: Level) =>
+      settleAll((fn as (sql: Sql) => unknown)(boundClient(session, inner, template)))
     return session.drizzleTransaction(optionsOf(String(options)), level, inTransaction)
   }
 
   for (const [operation, instead] of Object.entries(INSTEAD)) {
     Object.assign(tagged, {
       [operation]: () => {
-        throw new SharedConnectionError({ resource: `${session.resource}.$client`, operation: `${operation}()`, instead })
+        throw new SharedConnectionError({
+          resource: `${session.resource}.$client`,
+          operation: `${operation}()`,
+          instead,
+        })
       },
     })
   }
@@ -69,7 +76,8 @@ export function boundClient(session: Session, level: Level | undefined, template
     notify: (channel: string, payload: string) => source.unsafe('select pg_notify($1, $2)', [channel, payload]),
     begin: transaction,
     savepoint: transaction,
-    json: template.json,
+    // As text already: a string is a JSON value too.
+    json: (value: unknown) => template.typed(JSON.stringify(value), JSONB),
     array: template.array,
     types: template.types,
     typed: template.typed,
@@ -93,7 +101,9 @@ function settleAll(value: unknown): unknown {
 /** `begin('isolation level serializable read only', fn)`, as in postgres.js; anything else that is a string is a savepoint's name. */
 function optionsOf(text: string): TransactionOptions {
   const words = text.toLowerCase()
-  const isolationLevel = /isolation level (serializable|repeatable read|read committed|read uncommitted)/.exec(words)?.[1]
+  const isolationLevel = /isolation level (serializable|repeatable read|read committed|read uncommitted)/.exec(
+    words,
+  )?.[1]
   const accessMode = /\bread (?:only|write)\b/.exec(words.replace(/read (?:un)?committed/, ''))?.[0]
   return {
     ...(isolationLevel !== undefined && { isolationLevel: isolationLevel as 'serializable' }),

@@ -3,11 +3,11 @@ import { finished, Readable, type Writable } from 'node:stream'
 import type { PendingQuery, Row, Sql } from 'postgres'
 import type { Connection } from './connection.ts'
 import type { Lease } from './lease.ts'
+import type { Level } from './level.ts'
 import { withoutGap } from './row-gap.ts'
 import type { Occupied, Session } from './session.ts'
 import { buildQuery, known, refusedAmongSeveral, type Statement, type StatementSource, textOf } from './statement.ts'
 import type { KnownText } from './statement-text.ts'
-import type { Level } from './transaction.ts'
 
 /** The batch callback's way to say "enough", as postgres.js has it. */
 export const CLOSE: object = {}
@@ -276,7 +276,29 @@ function fragmentText(hole: unknown): string | undefined {
 function unwrap(value: unknown, sql: Sql): unknown {
   if (value instanceof BoundQuery) return value.asFragment(sql)
   if (Array.isArray(value) && value[0] instanceof BoundQuery) return value.map((each) => unwrap(each, sql))
+  if (typeof value === 'object' && value !== null && 'rest' in value && isHelper(value, sql))
+    return unwrapHelper(value, sql)
   return value
+}
+
+/** What `sql(object)` and `sql(list)` make, before they are put into a statement. */
+interface Helper {
+  readonly first: unknown
+  readonly rest: readonly unknown[]
+}
+
+function isHelper(value: object, sql: Sql): value is Helper {
+  return value.constructor === (sql([] as never) as object).constructor
+}
+
+function unwrapHelper({ first, rest }: Helper, sql: Sql): unknown {
+  const inRow = (row: unknown): unknown => {
+    if (Array.isArray(row)) return row.map((each) => unwrap(each, sql))
+    if (typeof row !== 'object' || row === null || row instanceof BoundQuery) return unwrap(row, sql)
+    return Object.fromEntries(Object.entries(row).map(([column, value]) => [column, unwrap(value, sql)]))
+  }
+  const rows = Array.isArray(first) ? first.map(inRow) : inRow(first)
+  return (sql as unknown as (...args: unknown[]) => unknown)(rows, ...rest)
 }
 
 /** The client would prepare it under a new name each time, and never let go of it. */
@@ -290,4 +312,3 @@ function described(query: PendingQuery<Row[]>): PromiseLike<unknown> {
 function userCancelled(): Error {
   return Object.assign(new Error('canceling statement due to user request'), { code: '57014' })
 }
-

@@ -24,7 +24,10 @@ function explained(where: string, target: Target, error: unknown): [ConnectionLo
     return ['tls', `${where} has no TLS, and postgres.ssl asks for it. Switch TLS on in the server, or ssl off.`]
   }
   if (error instanceof SocketTimeoutError || code === 'ETIMEDOUT' || code === 'CONNECT_TIMEOUT') {
-    return ['timeout', `${where} did not answer within the connect timeout. Is the address right, and no firewall between?`]
+    return [
+      'timeout',
+      `${where} did not answer within the connect timeout. Is the address right, and no firewall between?`,
+    ]
   }
   if (['ECONNREFUSED', 'ENOTFOUND', 'EHOSTUNREACH', 'ENETUNREACH', 'EAI_AGAIN', 'ENOENT'].includes(code)) {
     return ['unreachable', `${where} can't be reached (${code}). Is the server running, and the address right?`]
@@ -37,7 +40,10 @@ function explained(where: string, target: Target, error: unknown): [ConnectionLo
   }
   if (code === '3D000') return ['no-such-database', `${where} has no database '${target.database}'.`]
   if (code === '53300') {
-    return ['too-many-connections', `${where} has no connection left (max_connections): lower max × instances, or raise it.`]
+    return [
+      'too-many-connections',
+      `${where} has no connection left (max_connections): lower max × instances, or raise it.`,
+    ]
   }
   if (code === '57P03') return ['not-ready', `${where} is starting up, shutting down or recovering.`]
   if (/certificate|self.signed|CERT_|altname/i.test(`${code} ${message}`)) {
@@ -50,8 +56,19 @@ function explained(where: string, target: Target, error: unknown): [ConnectionLo
 }
 
 const LOST_CODES = new Set([
-  'CONNECTION_CLOSED', 'CONNECTION_DESTROYED', 'CONNECTION_ENDED', 'CONNECT_TIMEOUT', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT',
-  '57P01', '57P02', '57P03', '57P05', '25P03', '25P04',
+  'CONNECTION_CLOSED',
+  'CONNECTION_DESTROYED',
+  'CONNECTION_ENDED',
+  'CONNECT_TIMEOUT',
+  'ECONNRESET',
+  'EPIPE',
+  'ETIMEDOUT',
+  '57P01',
+  '57P02',
+  '57P03',
+  '57P05',
+  '25P03',
+  '25P04',
 ])
 
 /** Whether a statement failed because its connection did. */

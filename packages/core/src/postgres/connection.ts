@@ -10,6 +10,7 @@ import type { PostgresConfig, Target } from './options.ts'
 import { passwordFrom } from './password.ts'
 import { openSocket, SocketTimeoutError } from './socket.ts'
 import type { KnownText } from './statement-text.ts'
+import { UnsendableValues } from './unsendable.ts'
 
 // DISCARD ALL less what it does to prepared statements: the client remembers those.
 const RESET =
@@ -22,6 +23,7 @@ const RESET =
  */
 export class Connection {
   readonly sql: Sql
+  readonly unsendable = new UnsendableValues()
   readonly openedAt = performance.now()
   /** When it was last put to rest. */
   idleSince = this.openedAt
@@ -72,6 +74,7 @@ export class Connection {
       },
     } as unknown as Options<Record<string, PostgresType>>)
     drizzle(this.sql) // makes the client read and write dates as drizzle expects them
+    writeRawValues(this.sql)
   }
 
   /**
@@ -90,6 +93,7 @@ export class Connection {
       const probe = connection.sql.unsafe(ARRAY_TYPES)
       const types = await within(Promise.race([probe, closing(opened.socket)]), left())
       addArrayTypes(connection.sql, types as never, config.arrayTypeOf)
+      connection.unsendable.guard(connection.sql)
       connection.#backend = (probe as unknown as { state: Backend }).state
     } catch (error) {
       connection?.discard('it could not be opened')
@@ -191,6 +195,19 @@ export class Connection {
     this.occupant?.destroy(this.lostError())
     this.onGone?.()
   }
+}
+
+const DATES = [1082, 1083, 1114, 1184]
+const JSONS = [114, 3802]
+/** Of dates and numerics. */
+const ARRAYS = [1115, 1182, 1185, 1231]
+
+/** Drizzle hands over dates and JSON as text, and leaves its client unable to write them any other way; raw statements do. */
+function writeRawValues(sql: Sql): void {
+  const { serializers } = sql.options as unknown as { serializers: Record<number, (value: unknown) => unknown> }
+  for (const type of DATES) serializers[type] = (value) => (value instanceof Date ? value.toISOString() : value)
+  for (const type of ARRAYS) delete serializers[type] // addArrayTypes knows better
+  for (const type of JSONS) serializers[type] = (value) => (typeof value === 'string' ? value : JSON.stringify(value))
 }
 
 /** The same text with parameters of other inferred types is another statement to the server. */

@@ -1,22 +1,19 @@
 import type { ExtractTablesWithRelations } from 'drizzle-orm'
 import type { PgDialect } from 'drizzle-orm/pg-core'
 import { RelationalQueryBuilder } from 'drizzle-orm/pg-core/query-builders/query'
-import {
-  drizzle,
-  PostgresJsDatabase,
-  PostgresJsSession,
-  PostgresJsTransaction,
-} from 'drizzle-orm/postgres-js'
+import { drizzle, PostgresJsDatabase, PostgresJsSession, PostgresJsTransaction } from 'drizzle-orm/postgres-js'
 import createClient, { type Sql } from 'postgres'
 import { InvalidOptionError } from '../errors.ts'
 import { BoundSource, boundClient } from './bound-client.ts'
+import type { Level } from './level.ts'
 import type { PostgresOptions } from './options.ts'
 import { BoundPreparedQuery } from './prepared-query.ts'
 import type { Session } from './session.ts'
-import type { Level } from './transaction.ts'
 
 /** What `scope.db` is: a drizzle database, with a tagged-template client as `$client`, both bound to the scope. */
-export type BoundDatabase<Schema extends Record<string, unknown>> = PostgresJsDatabase<Schema> & { readonly $client: Sql }
+export type BoundDatabase<Schema extends Record<string, unknown>> = PostgresJsDatabase<Schema> & {
+  readonly $client: Sql
+}
 
 type AnySchema = Record<string, unknown>
 type TransactionConfig = NonNullable<Parameters<PostgresJsDatabase['transaction']>[1]>
@@ -33,7 +30,9 @@ export class DatabaseTemplate {
   readonly client: Sql
   readonly dialect: PgDialect
   readonly tables: RelationalTables
-  readonly #Tables: new (session: BoundSession) => object
+  readonly #Tables: new (
+    session: BoundSession,
+  ) => object
 
   constructor(options: PostgresOptions<AnySchema>) {
     this.client = createClient({ max: 1, types: options.types ?? {}, onnotice: () => {} })
@@ -138,7 +137,9 @@ export class BoundPostgresJsDatabase extends PostgresJsDatabase<AnySchema> {
   }
 
   static sessionOf(database: unknown): Session | undefined {
-    return typeof database === 'object' && database !== null && #session in database ? database.#session.owner : undefined
+    return typeof database === 'object' && database !== null && #session in database
+      ? database.#session.owner
+      : undefined
   }
 }
 
@@ -156,7 +157,9 @@ export class BoundTransaction extends PostgresJsTransaction<AnySchema, ExtractTa
   }
 
   static sessionOf(database: unknown): Session | undefined {
-    return typeof database === 'object' && database !== null && #session in database ? database.#session.owner : undefined
+    return typeof database === 'object' && database !== null && #session in database
+      ? database.#session.owner
+      : undefined
   }
 }
 

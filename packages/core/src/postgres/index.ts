@@ -2,14 +2,20 @@ import type { Sql } from 'postgres'
 import { InvalidOptionError } from '../errors.ts'
 import type { Ledger } from '../scope/ledger.ts'
 import type { Logger } from '../scope/logger.ts'
-import type { ManualTransaction, Resource, ResourceHealth, TransactionalResource, TransactionOptions } from '../scope/resource.ts'
+import type {
+  ManualTransaction,
+  Resource,
+  ResourceHealth,
+  TransactionalResource,
+  TransactionOptions,
+} from '../scope/resource.ts'
 import type { Scope } from '../scope/scope.ts'
-import { type BoundDatabase, BoundPostgresJsDatabase, DatabaseTemplate, sessionOf } from './database.ts'
 import { shareArrayTypes } from './array-types.ts'
+import { type BoundDatabase, type BoundPostgresJsDatabase, DatabaseTemplate, sessionOf } from './database.ts'
 import { checkPostgresOptions, type PostgresConfig, type PostgresOptions } from './options.ts'
 import { Pool } from './pool.ts'
 import { Session } from './session.ts'
-import { checkTransactionOptions } from './transaction.ts'
+import { checkTransactionOptions } from './transaction-options.ts'
 
 export type { BoundDatabase, PostgresOptions, Sql }
 
@@ -24,7 +30,9 @@ export function postgres<Schema extends Record<string, unknown> = Record<string,
   options: PostgresOptions<Schema>,
 ): Resource<BoundDatabase<Schema>> {
   const config = checkPostgresOptions(options as PostgresOptions<Record<string, unknown>>)
-  return new PostgresResource(config, options as PostgresOptions<Record<string, unknown>>) as unknown as Resource<BoundDatabase<Schema>>
+  return new PostgresResource(config, options as PostgresOptions<Record<string, unknown>>) as unknown as Resource<
+    BoundDatabase<Schema>
+  >
 }
 
 /**
@@ -52,7 +60,11 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
 
   attach(runtime: { readonly name: string; readonly ledger: Ledger; readonly logger: () => Logger }): void {
     if (this.#pool !== undefined) {
-      throw new InvalidOptionError(`createScopes.resources.${runtime.name}`, this, 'a postgres(…) of its own: this one belongs to another runtime')
+      throw new InvalidOptionError(
+        `createScopes.resources.${runtime.name}`,
+        this,
+        'a postgres(…) of its own: this one belongs to another runtime',
+      )
     }
     this.#name = runtime.name
     this.#ledger = runtime.ledger
@@ -109,7 +121,8 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
   }
 
   get #attached(): Pool {
-    if (this.#pool === undefined) throw new InvalidOptionError('postgres', this, 'given to createScopes before it is used')
+    if (this.#pool === undefined)
+      throw new InvalidOptionError('postgres', this, 'given to createScopes before it is used')
     return this.#pool
   }
 

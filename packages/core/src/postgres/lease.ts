@@ -13,7 +13,12 @@ import { type Effect, effectOfTag, setsLocally } from './statement-text.ts'
 
 /** What of its borrower a lease needs. */
 export interface LeaseHolder {
-  readonly scope: { readonly id: string; readonly kind: string; readonly name: string; readonly cancelReason: ReqscopeError | undefined }
+  readonly scope: {
+    readonly id: string
+    readonly kind: string
+    readonly name: string
+    readonly cancelReason: ReqscopeError | undefined
+  }
   readonly resource: string
   readonly leakThresholdMs: number
   readonly statementTimeoutMs: number
@@ -122,7 +127,8 @@ export class Lease implements LedgerEntry, PooledLease {
   }
 
   yieldIfIdle(): Connection | undefined {
-    if (!this.isIdle || this.#hold !== undefined || this.condition !== 'clean' || this.connection.isGone) return undefined
+    if (!this.isIdle || this.#hold !== undefined || this.condition !== 'clean' || this.connection.isGone)
+      return undefined
     this.#holder.yielded(this)
     return this.connection
   }
@@ -137,7 +143,7 @@ export class Lease implements LedgerEntry, PooledLease {
     this.#inFlight++
     this.#lastText = statement.text
     this.#lastStartedAt = performance.now()
-    return statement.send(this.connection, this).then(
+    return this.#sent(statement).then(
       (result) => {
         statement.settled()
         this.#noteTags(result, statement)
@@ -151,6 +157,14 @@ export class Lease implements LedgerEntry, PooledLease {
         throw failure
       },
     ) as Promise<Result>
+  }
+
+  #sent<Result>(statement: Statement<Result>): PromiseLike<Result> {
+    try {
+      return statement.send(this.connection, this)
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   /**
@@ -219,7 +233,7 @@ export class Lease implements LedgerEntry, PooledLease {
       cancelReason.cause ??= error
       return cancelReason
     }
-    return error
+    return this.connection.unsendable.explain(error)
   }
 
   /**
@@ -281,7 +295,10 @@ export class Lease implements LedgerEntry, PooledLease {
     this.#reportedAsLeak = true
     const lease = this.describe()
     publish('reqscope:lease:leaking', () => ({ lease }))
-    this.#holder.warn({ lease }, `a lease has not been able to yield for more than ${leakThresholdMs} ms: is it leaking?`)
+    this.#holder.warn(
+      { lease },
+      `a lease has not been able to yield for more than ${leakThresholdMs} ms: is it leaking?`,
+    )
   }
 
   /** Told when the holder has given it back; it is as good as that when it can yield again. */
@@ -310,6 +327,7 @@ export class Lease implements LedgerEntry, PooledLease {
     this.#inFlight--
     this.#onProgress?.()
     if (this.#inFlight > 0) return
+    this.connection.unsendable.forget()
     this.#settledAt = this.connection.idleSince = performance.now()
     this.#holder.settled(this)
   }

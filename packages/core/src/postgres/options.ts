@@ -100,9 +100,27 @@ export interface Target {
 }
 
 const KNOWN = [
-  'url', 'schema', 'casing', 'password', 'ssl', 'applicationName', 'settings', 'types', 'max', 'acquireTimeoutMs',
-  'maxWaiting', 'idleTimeoutMs', 'maxLifetimeMs', 'connectTimeoutMs', 'validateAfterIdleMs', 'statementTimeoutMs',
-  'idleInTransactionTimeoutMs', 'leakThresholdMs', 'acquisitionSites', 'prepare', 'maxPrepared',
+  'url',
+  'schema',
+  'casing',
+  'password',
+  'ssl',
+  'applicationName',
+  'settings',
+  'types',
+  'max',
+  'acquireTimeoutMs',
+  'maxWaiting',
+  'idleTimeoutMs',
+  'maxLifetimeMs',
+  'connectTimeoutMs',
+  'validateAfterIdleMs',
+  'statementTimeoutMs',
+  'idleInTransactionTimeoutMs',
+  'leakThresholdMs',
+  'acquisitionSites',
+  'prepare',
+  'maxPrepared',
 ] as const satisfies readonly (keyof PostgresOptions)[]
 
 const MODES: readonly unknown[] = [true, false, 'require', 'prefer', 'verify-full']
@@ -124,7 +142,11 @@ export function checkPostgresOptions(options: PostgresOptions<Record<string, unk
   }
   const { password } = options as { password?: unknown }
   if (password !== undefined && typeof password !== 'function' && (typeof password !== 'string' || password === '')) {
-    throw new InvalidOptionError('postgres.password', UNSHOWN, 'a string that is not empty, or a function that gives one')
+    throw new InvalidOptionError(
+      'postgres.password',
+      UNSHOWN,
+      'a string that is not empty, or a function that gives one',
+    )
   }
   const leakThresholdMs = read.milliseconds('leakThresholdMs', 30_000)
   const sites = leakThresholdMs === 0 ? 'never' : process.env.NODE_ENV === 'production' ? 'sampled' : 'always'
@@ -162,7 +184,11 @@ export function checkPostgresOptions(options: PostgresOptions<Record<string, unk
 function parsedUrl(options: PostgresOptions<Record<string, unknown>>): ParsedOptions {
   const expected = 'a URL like postgres://user:password@host:5432/database'
   if (typeof options.url !== 'string' || !/^postgres(ql)?:\/\//.test(options.url)) {
-    throw new InvalidOptionError('postgres.url', typeof options.url === 'string' ? 'another string' : options.url, expected)
+    throw new InvalidOptionError(
+      'postgres.url',
+      typeof options.url === 'string' ? 'another string' : options.url,
+      expected,
+    )
   }
   let parsed: ParsedOptions
   try {
@@ -171,7 +197,11 @@ function parsedUrl(options: PostgresOptions<Record<string, unknown>>): ParsedOpt
     throw new InvalidOptionError('postgres.url', '://', expected)
   }
   if ((parsed.target_session_attrs as unknown) !== undefined) {
-    throw new InvalidOptionError('postgres.url', 'target_session_attrs', 'without target_session_attrs: name the host that is meant')
+    throw new InvalidOptionError(
+      'postgres.url',
+      'target_session_attrs',
+      'without target_session_attrs: name the host that is meant',
+    )
   }
   return parsed
 }
@@ -180,7 +210,11 @@ function targetOf(parsed: ParsedOptions, ssl: PostgresOptions['ssl']): Target {
   const mode: unknown = ssl === undefined ? parsed.ssl : ssl
   const isTlsOptions = typeof mode === 'object' && mode !== null && !Array.isArray(mode)
   if (!isTlsOptions && !MODES.includes(mode)) {
-    throw new InvalidOptionError('postgres.ssl', mode, "true, false, 'require', 'prefer', 'verify-full' or options of tls.connect")
+    throw new InvalidOptionError(
+      'postgres.ssl',
+      mode,
+      "true, false, 'require', 'prefer', 'verify-full' or options of tls.connect",
+    )
   }
   return {
     endpoints: parsed.host.map((host, index) => ({ host, port: Number(parsed.port[index] ?? 5432) })),

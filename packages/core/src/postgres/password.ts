@@ -13,5 +13,7 @@ export async function passwordFrom(
     throw new PasswordError('threw an error', { cause })
   }
   if (typeof given === 'string' && given !== '') return given
-  throw new PasswordError(given === '' ? 'gave an empty string' : `gave ${given === null ? 'null' : typeof given}, not a string`)
+  throw new PasswordError(
+    given === '' ? 'gave an empty string' : `gave ${given === null ? 'null' : typeof given}, not a string`,
+  )
 }

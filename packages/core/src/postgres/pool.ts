@@ -183,7 +183,11 @@ export class Pool {
     await Promise.allSettled(idle.map((connection) => connection.close('the application closed')))
   }
 
-  exhausted(borrower: Borrower, reason: 'timeout' | 'queue-full' | 'session-busy', waitedMs: number): PoolExhaustedError {
+  exhausted(
+    borrower: Borrower,
+    reason: 'timeout' | 'queue-full' | 'session-busy',
+    waitedMs: number,
+  ): PoolExhaustedError {
     publish('reqscope:pool:exhausted', () => ({ resource: this.#resource, scope: borrower.scope, reason, waitedMs }))
     return new PoolExhaustedError({
       resource: this.#resource,
@@ -332,7 +336,10 @@ export class Pool {
 
   #housekeepingEveryMs(): number {
     const { idleTimeoutMs, leakThresholdMs, maxLifetimeMs, statementTimeoutMs } = this.config
-    const shortest = Math.min(...[idleTimeoutMs, leakThresholdMs, maxLifetimeMs, statementTimeoutMs].filter((ms) => ms > 0), 20_000)
+    const shortest = Math.min(
+      ...[idleTimeoutMs, leakThresholdMs, maxLifetimeMs, statementTimeoutMs].filter((ms) => ms > 0),
+      20_000,
+    )
     return Math.max(20, Math.ceil(shortest / 4))
   }
 

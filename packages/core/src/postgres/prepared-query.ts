@@ -3,10 +3,14 @@ import { DrizzleQueryError, fillPlaceholders, type Query } from 'drizzle-orm'
 import { PgPreparedQuery, type SelectedFieldsOrdered } from 'drizzle-orm/pg-core'
 import { isReqscopeError } from '../errors.ts'
 import { BoundQuery } from './bound-query.ts'
+import type { Level } from './level.ts'
 import type { Session } from './session.ts'
-import type { Level } from './transaction.ts'
 
-type MapRow = (fields: SelectedFieldsOrdered, row: unknown[], joinsNotNullable: Record<string, boolean> | undefined) => unknown
+type MapRow = (
+  fields: SelectedFieldsOrdered,
+  row: unknown[],
+  joinsNotNullable: Record<string, boolean> | undefined,
+) => unknown
 
 // Drizzle exports it and leaves it out of its types.
 const { mapResultRow } = drizzleOrm as unknown as { mapResultRow: MapRow }

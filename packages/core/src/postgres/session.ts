@@ -1,24 +1,17 @@
-import { type ReqscopeError, ScopeEndedError, SharedConnectionError } from '../errors.ts'
-import { publish } from '../events.ts'
+import { type ReqscopeError, SharedConnectionError } from '../errors.ts'
 import type { AcquisitionSite } from '../scope/acquisition-site.ts'
-import { type Context, currentContext, findInContext, outsideEveryScope, runWithin } from '../scope/current.ts'
+import { type Context, currentContext, findInContext, runWithin } from '../scope/current.ts'
 import type { Ledger } from '../scope/ledger.ts'
-import { assertUsable } from '../scope/ownership.ts'
 import type { TransactionOptions } from '../scope/resource.ts'
 import type { Scope } from '../scope/scope.ts'
-import { Connection } from './connection.ts'
-import { cursorIsOpen, type Hold, Lease, type LeaseHolder } from './lease.ts'
-import type { Borrower, Pool } from './pool.ts'
+import { cursorIsOpen, Lease } from './lease.ts'
+import type { Level } from './level.ts'
+import type { Pool } from './pool.ts'
+import { beforeRetry, isRetryable } from './retry.ts'
+import { ScopeLeases } from './scope-leases.ts'
 import type { Statement } from './statement.ts'
-import {
-  beforeRetry,
-  checkTransactionOptions,
-  isRetryable,
-  type Level,
-  refuseInnerOptions,
-  Transaction,
-  type TransactionHost,
-} from './transaction.ts'
+import { Transaction, type TransactionHost } from './transaction.ts'
+import { checkTransactionOptions, refuseInnerOptions } from './transaction-options.ts'
 
 /** A connection that `pin` keeps for its function. */
 class Pin {
@@ -46,51 +39,26 @@ const NO_TRANSACTION = Symbol('outside of transactions')
 type Frame = Level | Pin | typeof NO_TRANSACTION | undefined
 
 /**
- * All that one scope does with one Postgres resource: its leases and its transactions. Statements that are in no
- * transaction share one sticky lease, which the scope keeps while nobody else waits for it.
+ * All that one scope does with one Postgres resource: sends each statement where the code that asks for it is, in a
+ * transaction, in a pin or in neither, and keeps the transactions.
  */
-export class Session implements LeaseHolder, Borrower, TransactionHost {
+export class Session implements TransactionHost {
   readonly scope: Scope
   readonly resource: string
-  heldBefore = false
-  waits = 0
-
-  readonly #pool: Pool
-  readonly #ledger: Ledger
-  readonly #takenAt: AcquisitionSite | undefined
-  readonly #leases: Lease[] = []
-  #sticky: Lease | undefined
-  #acquiring: Promise<Lease> | undefined
+  readonly pool: Pool
+  readonly #leases: ScopeLeases
   #transactions: Set<Transaction> | undefined
-  #onFree: (() => void)[] | undefined
 
   constructor(scope: Scope, resource: string, pool: Pool, ledger: Ledger) {
     this.scope = scope
     this.resource = resource
-    this.#pool = pool
-    this.#ledger = ledger
-    this.#takenAt = pool.sites.record(scope.name, scope.handleOf)
-  }
-
-  get holds(): number {
-    return this.#leases.length
-  }
-
-  get leakThresholdMs(): number {
-    return this.#pool.config.leakThresholdMs
-  }
-
-  get statementTimeoutMs(): number {
-    return this.#pool.config.statementTimeoutMs
-  }
-
-  get pool(): Pool {
-    return this.#pool
+    this.pool = pool
+    this.#leases = new ScopeLeases(scope, resource, pool, ledger)
   }
 
   /** @throws what `assertUsable` throws. */
   assertUsable(): void {
-    assertUsable(this.scope, this.resource, this.#takenAt)
+    this.#leases.assertUsable()
   }
 
   /** Runs a statement where it belongs: in the transaction around the code that asks, or on the scope's own lease. */
@@ -98,16 +66,7 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
     try {
       this.assertUsable()
       const frame = this.#frame(at)
-      if (frame === undefined || frame === NO_TRANSACTION) {
-        const lease = this.#sticky
-        if (lease?.isReady && lease.hold === undefined) return lease.execute(statement)
-        if (lease === undefined && this.#acquiring === undefined) {
-          const acquired = this.#pool.acquire(this)
-          if (acquired instanceof Connection) return (this.#sticky = this.#grant(acquired)).execute(statement)
-          void this.#acquireSticky(acquired).catch(() => {}) // whoever awaits the statement is told
-        }
-        return this.#executeOnSticky(statement)
-      }
+      if (frame === undefined || frame === NO_TRANSACTION) return this.#leases.execute(statement)
       if (frame instanceof Pin) return this.#withPinned(frame, (lease) => lease.execute(statement))
       return frame.transaction.execute(statement, frame)
     } catch (error) {
@@ -126,7 +85,7 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
       const take = (lease: Lease) => this.#occupied(lease, isLevel(frame) ? frame.transaction : undefined)
       return frame instanceof Pin ? this.#withPinned(frame, take) : frame.transaction.withLease(frame, take)
     }
-    const lease = await this.#lease()
+    const lease = await this.#leases.oneMore()
     lease.unreserve()
     lease.holdFor('cursor')
     return {
@@ -135,7 +94,7 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
       failed: () => {},
       free: async (clean) => {
         if (clean) lease.unhold()
-        await this.#giveBack(lease)
+        await this.#leases.giveBack(lease)
       },
     }
   }
@@ -167,7 +126,7 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
       await frame.transaction.withLease(frame, (lease) => lease.noteSessionState())
       return fn()
     }
-    const taken = this.#takeOver('pinned')
+    const taken = this.#leases.takeOver('pinned')
     const lease = taken instanceof Lease ? taken : await taken
     lease.unreserve()
     lease.noteSessionState()
@@ -182,13 +141,13 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
 
   async #unpin(lease: Lease): Promise<void> {
     const left = [...(this.#transactions ?? [])].filter((transaction) => transaction.home === lease)
-    if (left.length > 0) this.#reportReclaimed(lease)
+    if (left.length > 0) this.#leases.reportReclaimed(lease)
     await Promise.all(left.map((transaction) => transaction.abandon()))
     if (!lease.isIdle && !lease.connection.isGone) await lease.cancelInFlight()
     if (lease.hold === 'pinned') lease.unhold()
-    this.#freed()
+    this.#leases.freed()
     // One that had session state before goes on having it until the scope ends.
-    if (lease !== this.#sticky || lease.condition === 'doubtful') await this.#giveBack(lease)
+    if (!this.#leases.isSticky(lease) || lease.condition === 'doubtful') await this.#leases.giveBack(lease)
   }
 
   /** See `scope.transaction`. */
@@ -272,67 +231,33 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
 
   /** Cancels what runs and refuses who waits. */
   cancel(reason: ReqscopeError): void {
-    this.#pool.refuse(this, reason)
-    for (const lease of this.#leases) {
-      if (!lease.isIdle) void lease.cancelInFlight()
-      else if (lease.connection.occupant !== undefined) lease.connection.discard(reason.message)
-    }
-    this.#freed()
+    this.#leases.cancel(reason)
     for (const transaction of this.#transactions ?? []) transaction.cancelled()
   }
 
   /** Gives everything back; returns nothing where that could be done at once. */
   release(): Promise<void> | undefined {
-    if (this.waits > 0) this.#pool.refuse(this, this.#endedError())
-    const lease = this.#sticky
-    if (this.#transactions === undefined && (lease === undefined ? this.#leases.length === 0 : this.#leases.length === 1 && lease.isIdle && lease.hold === undefined)) {
-      return lease === undefined ? undefined : this.#giveBack(lease)
-    }
+    if (this.#transactions === undefined && this.#leases.isAtRest) return this.#leases.giveBackSticky()
     return this.#reclaim()
   }
 
   async #reclaim(): Promise<void> {
-    const ended = this.#endedError()
-    this.#pool.refuse(this, ended)
-    for (const lease of this.#leases) lease.reclaimedBy = ended
-    this.#freed()
+    this.#leases.end()
     // All at once: one of them may wait for what another one holds.
     await Promise.all(
       [...(this.#transactions ?? [])].map((transaction) => {
-        this.#reportReclaimed(transaction.lease)
+        this.#leases.reportReclaimed(transaction.lease)
         return transaction.abandon()
       }),
     )
-    for (const lease of [...this.#leases]) {
-      if (!lease.isIdle || lease.hold !== undefined) this.#reportReclaimed(lease)
-      if (!lease.isIdle) await lease.cancelInFlight()
-      await this.#giveBack(lease)
-    }
+    await this.#leases.reclaim()
   }
 
-  #reportReclaimed(reclaimed: Lease | undefined): void {
-    if (reclaimed === undefined || this.scope.cancelReason !== undefined) return
-    const lease = reclaimed.describe()
-    publish('reqscope:lease:reclaimed', () => ({ lease }))
-    this.warn({ lease }, 'a scope ended while its connection was still in use; it was taken back')
-  }
-
-  // What leases and transactions ask for.
-
-  settled(lease: Lease): void {
-    if (this.#pool.waiting > 0 && lease === this.#sticky) {
-      const connection = lease.yieldIfIdle()
-      if (connection !== undefined) this.#pool.giveBack(connection)
-    }
-  }
-
-  yielded(lease: Lease): void {
-    this.#forget(lease)
-  }
+  // What transactions ask for.
 
   leaseForTransaction(transaction: Transaction): Lease | Promise<Lease> {
     const { home } = transaction
-    const lease = home === undefined ? this.#takeOver('transaction') : this.#takeHome(home)
+    const lease = home === undefined ? this.#leases.takeOver('transaction') : this.#takeHome(home)
     return lease instanceof Lease
       ? this.#lend(lease, transaction)
       : lease.then((granted) => this.#lend(granted, transaction))
@@ -340,11 +265,15 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
 
   /** The pinned lease, for a transaction inside `pin`. */
   #takeHome(home: Lease): Promise<Lease> {
-    return this.#whenFree(home, (hold) => hold === 'transaction', () => {
-      if (home.hold === 'cursor') throw cursorIsOpen(this.resource)
-      home.holdFor('transaction')
-      return home
-    })
+    return this.#leases.whenFree(
+      home,
+      (hold) => hold === 'transaction',
+      () => {
+        if (home.hold === 'cursor') throw cursorIsOpen(this.resource)
+        home.holdFor('transaction')
+        return home
+      },
+    )
   }
 
   #lend(lease: Lease, transaction: Transaction): Lease {
@@ -352,9 +281,9 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
     if (refusal !== undefined || transaction.state !== 'open') {
       lease.unreserve()
       lease.unhold(lease === transaction.home ? 'pinned' : undefined)
-      this.#freed()
-      if (lease !== transaction.home) void this.#keep(lease)
-      throw refusal ?? this.#endedError()
+      this.#leases.freed()
+      if (lease !== transaction.home) void this.#leases.keep(lease)
+      throw refusal ?? this.#leases.endedError()
     }
     lease.site = transaction.site ?? lease.site
     lease.holdFor('transaction')
@@ -364,195 +293,20 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
   transactionEnded(transaction: Transaction, lease: Lease | undefined): void | Promise<void> {
     this.#transactions?.delete(transaction)
     if (this.#transactions?.size === 0) this.#transactions = undefined
-    if (lease === undefined || !this.#leases.includes(lease)) return
+    if (lease === undefined || !this.#leases.has(lease)) return
     lease.unhold(lease === transaction.home ? 'pinned' : undefined)
-    this.#freed()
+    this.#leases.freed()
     if (lease === transaction.home) return
-    if (lease.connection.isGone || lease.condition === 'doubtful') return this.#giveBack(lease)
-    this.#keep(lease)
+    if (lease.connection.isGone || lease.condition === 'doubtful') return this.#leases.giveBack(lease)
+    this.#leases.keep(lease)
   }
 
   refusal(): ReqscopeError | undefined {
-    if (this.scope.state === 'open') return this.scope.cancelReason
-    if (this.scope.state === 'ending' && this.scope.isCleaningUp(currentContext())) return undefined
-    return this.#endedError()
+    return this.#leases.refusal()
   }
 
   warn(facts: object, message: string): void {
-    this.scope.log.warn({ resource: this.resource, ...facts }, message)
-  }
-
-  // The sticky lease.
-
-  async #executeOnSticky<Result>(statement: Statement<Result>): Promise<Result> {
-    for (;;) {
-      // A lost connection is replaced, unless it had session state that the scope counts on.
-      if (this.#sticky?.connection.isGone && !this.#sticky.hasSessionState) this.#forget(this.#sticky)
-      const lease = this.#sticky ?? (await (this.#acquiring ?? this.#acquireSticky()))
-      if (lease.isCancelling) await lease.whenReady()
-      if (lease.hold === undefined || lease.connection.isGone) {
-        try {
-          this.assertUsable() // it may have ended while it waited
-        } catch (error) {
-          lease.unreserve()
-          this.settled(lease)
-          throw error
-        }
-        if (lease !== this.#sticky && !lease.connection.isGone) continue // it was taken over or has yielded meanwhile
-        return lease.execute(statement)
-      }
-      await this.#whenFree(lease, (hold) => hold !== undefined && lease === this.#sticky, () => {})
-    }
-  }
-
-  /**
-   * Calls `use` as soon as nothing that is `busy` holds the lease; right then, so that nobody can be quicker. A lease with
-   * session state or a pinned one serves one transaction at a time: no other connection has that state.
-   */
-  async #whenFree<Result>(lease: Lease, busy: (hold: Hold | undefined) => boolean, use: () => Result): Promise<Awaited<Result>> {
-    const startedAt = performance.now()
-    let late = false
-    let timer: NodeJS.Timeout | undefined
-    const expire = () => {
-      late = true
-      this.#freed()
-    }
-    try {
-      for (;;) {
-        if (lease.isCancelling) await lease.whenReady()
-        const refusal = this.refusal()
-        if (refusal !== undefined) throw refusal
-        if (!busy(lease.hold)) break
-        if (late) throw this.#pool.exhausted(this, 'session-busy', performance.now() - startedAt)
-        timer ??= outsideEveryScope(() => setTimeout(expire, this.#pool.config.acquireTimeoutMs))
-        await new Promise<void>((resolve) => {
-          this.#onFree ??= []
-          this.#onFree.push(resolve)
-        })
-      }
-    } finally {
-      clearTimeout(timer)
-    }
-    return await use()
-  }
-
-  #freed(): void {
-    for (const resolve of this.#onFree?.splice(0) ?? []) resolve()
-  }
-
-  #acquireSticky(acquired = this.#pool.acquire(this)): Promise<Lease> {
-    this.#acquiring = Promise.resolve(this.#lease(acquired)).then(
-      (lease) => {
-        this.#acquiring = undefined
-        this.#sticky = lease
-        return lease
-      },
-      (error: unknown) => {
-        this.#acquiring = undefined
-        throw error
-      },
-    )
-    return this.#acquiring
-  }
-
-  /** The sticky lease if it is free, else one more. With session state on it, nothing else will do. */
-  #takeOver(hold: Hold): Lease | Promise<Lease> {
-    const sticky = this.#sticky
-    if (sticky === undefined || sticky.connection.isGone) return this.#oneMore(hold)
-    if (sticky.hasSessionState) return this.#takeOverWithState(sticky, hold)
-    if (!sticky.isIdle) return this.#oneMore(hold)
-    this.#sticky = undefined
-    sticky.holdFor(hold)
-    return sticky
-  }
-
-  #oneMore(hold: Hold): Lease | Promise<Lease> {
-    const held = (lease: Lease) => {
-      lease.holdFor(hold)
-      return lease
-    }
-    const lease = this.#lease()
-    return lease instanceof Lease ? held(lease) : lease.then(held)
-  }
-
-  async #takeOverWithState(sticky: Lease, hold: Hold): Promise<Lease> {
-    const lease = await this.#whenFree(
-      sticky,
-      (held) => held !== undefined && this.#sticky === sticky,
-      () => {
-        if (this.#sticky !== sticky || sticky.connection.isGone) return undefined
-        sticky.holdFor(hold)
-        return sticky
-      },
-    )
-    if (lease === undefined) return this.#takeOver(hold)
-    await lease.whenSettled()
-    return lease
-  }
-
-  /** One more lease, at once where a connection is free. */
-  #lease(acquired = this.#pool.acquire(this)): Lease | Promise<Lease> {
-    return acquired instanceof Connection ? this.#grant(acquired) : acquired.then((late) => this.#accept(late))
-  }
-
-  /** Whoever stopped waiting still owns the late arrival: it goes straight back. */
-  #accept(connection: Connection): Lease {
-    const lease = this.#grant(connection)
-    const refusal = this.refusal()
-    if (refusal === undefined) return lease
-    lease.unreserve()
-    void this.#giveBack(lease)
-    throw refusal
-  }
-
-  #grant(connection: Connection): Lease {
-    const lease = new Lease(connection, this, this.#takenAt)
-    this.heldBefore = true
-    this.#leases.push(lease)
-    this.#pool.leases.add(lease)
-    this.#ledger.record(lease)
-    return lease
-  }
-
-  /** Keeps a lease that is free again as the sticky one, or gives it back where there is one. */
-  #keep(lease: Lease): void | Promise<void> {
-    if (this.#sticky !== undefined && this.#sticky !== lease) return this.#giveBack(lease)
-    this.#sticky = lease
-    this.settled(lease)
-  }
-
-  #giveBack(lease: Lease): Promise<void> | undefined {
-    if (!this.#leases.includes(lease) || lease.returning !== undefined) return lease.returning
-    if (lease.isCancelling) {
-      // A cancel request under way would hit whoever has the connection next.
-      lease.returning = lease.whenReady().then(() => {
-        lease.returning = undefined
-        return this.#giveBack(lease)
-      })
-      return lease.returning
-    }
-    if (lease === this.#sticky) this.#sticky = undefined
-    const { connection } = lease
-    const condition = lease.condition
-    if (condition === 'session-state' && !connection.isGone) {
-      // It stays in the ledger until it is fit for others.
-      lease.returning = this.#pool.giveBackAfterReset(connection).finally(() => this.#forget(lease))
-      return lease.returning
-    }
-    this.#forget(lease)
-    if (condition === 'doubtful') connection.discard('its state was in doubt')
-    else this.#pool.giveBack(connection)
-    return undefined
-  }
-
-  #forget(lease: Lease): void {
-    if (lease === this.#sticky) this.#sticky = undefined
-    const index = this.#leases.indexOf(lease)
-    if (index < 0) return
-    this.#leases.splice(index, 1)
-    this.#pool.leases.delete(lease)
-    this.#ledger.strike(lease)
-    lease.returned()
+    this.#leases.warn(facts, message)
   }
 
   // Where code runs.
@@ -572,10 +326,14 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
 
   /** Calls `use` with the pinned lease once no transaction of the pinned function runs on it. */
   #withPinned<Result>(pin: Pin, use: (lease: Lease) => Result): Promise<Awaited<Result>> {
-    return this.#whenFree(pin.lease, (hold) => hold === 'transaction', () => {
-      if (pin.ended) throw this.#pinIsOver()
-      return use(pin.lease)
-    })
+    return this.#leases.whenFree(
+      pin.lease,
+      (hold) => hold === 'transaction',
+      () => {
+        if (pin.ended) throw this.#pinIsOver()
+        return use(pin.lease)
+      },
+    )
   }
 
   #runAt<Result>(level: Level, fn: () => Result): Result {
@@ -583,7 +341,7 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
   }
 
   #site(below: (...args: never[]) => unknown): AcquisitionSite | undefined {
-    return this.#pool.sites.record(`${this.scope.name} transaction`, below)
+    return this.pool.sites.record(`${this.scope.name} transaction`, below)
   }
 
   #pinIsOver(): SharedConnectionError {
@@ -592,10 +350,6 @@ export class Session implements LeaseHolder, Borrower, TransactionHost {
       operation: 'A statement of a pin(…) that is over',
       instead: 'its connection is in other hands. Await all work before the function of pin returns.',
     })
-  }
-
-  #endedError(): ScopeEndedError {
-    return new ScopeEndedError({ scope: this.scope.describe(), resource: this.resource, takenAt: this.#takenAt?.toString() })
   }
 }
 

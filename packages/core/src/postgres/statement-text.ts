@@ -19,7 +19,8 @@ const CONTROL_WORDS = String.raw`(begin|start\s+transaction|commit|end|rollback|
 const CONTROL = new RegExp(LEADING + CONTROL_WORDS, 'i')
 const LATER_CONTROL = new RegExp(String.raw`;(?:\s|;|--[^\n]*\n|/\*[\s\S]*?\*/)*${CONTROL_WORDS}`, 'i')
 // Literals, quoted names, bodies and comments.
-const OPAQUE = /\be'(?:[^'\\]|\\[\s\S]|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|\$([a-z_\x80-\uffff][\w\x80-\uffff]*)?\$[\s\S]*?\$\1\$|--[^\n]*|\/\*[\s\S]*?\*\//gi
+const OPAQUE =
+  /\be'(?:[^'\\]|\\[\s\S]|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|\$([a-z_\x80-\uffff][\w\x80-\uffff]*)?\$[\s\S]*?\$\1\$|--[^\n]*|\/\*[\s\S]*?\*\//gi
 const DOUBT = new RegExp(`${START}(prepare|deallocate|discard|load)\\b`, 'i')
 const STATE = new RegExp(
   [

@@ -3,10 +3,16 @@ import { SharedConnectionError } from '../errors.ts'
 import type { Connection } from './connection.ts'
 import type { Lease } from './lease.ts'
 import type { KnownText, KnownTexts } from './statement-text.ts'
+import { checkParameters, checkTagged } from './unsendable.ts'
 
 /** How a statement is given: as a text, or as a tagged template with what stands in its holes. */
 export type StatementSource =
-  | { readonly tag: 'text'; readonly text: string; readonly parameters: readonly unknown[]; readonly simple: boolean | undefined }
+  | {
+      readonly tag: 'text'
+      readonly text: string
+      readonly parameters: readonly unknown[]
+      readonly simple: boolean | undefined
+    }
   | { readonly tag: 'template'; readonly strings: TemplateStringsArray; readonly holes: readonly unknown[] }
 
 /** A statement as a lease runs it. */
@@ -62,6 +68,7 @@ export function buildQuery(
   const { sql } = connection
   if (source.tag === 'text') {
     const { parameters } = source
+    checkParameters(parameters)
     const simple = (source.simple ?? parameters.length === 0) && !knownText.mayControl
     const prepare = !simple && connection.admits(text, knownText, parameters)
     return sql.unsafe(text, parameters as never[], { prepare, simple } as object) as PendingQuery<Row[]>
@@ -69,7 +76,10 @@ export function buildQuery(
   const query = sql(source.strings, ...(source.holes.map((hole) => unwrap(hole, sql)) as never[]))
   // A text with fragments or lists in it is known only once it is built, so it is never prepared.
   const { options } = query as unknown as { options: { prepare?: boolean } }
-  options.prepare = source.holes.every(isPlainValue) && connection.admits(text, knownText, source.holes)
+  const isPlain = source.holes.every(isPlainValue)
+  if (isPlain) checkParameters(source.holes)
+  else checkTagged(query, sql)
+  options.prepare = isPlain && connection.admits(text, knownText, source.holes)
   return query as PendingQuery<Row[]>
 }
 
@@ -90,7 +100,8 @@ function refusedControl(text: string | undefined, cause?: unknown): SharedConnec
   return new SharedConnectionError({
     resource: 'a Postgres handle',
     operation,
-    instead: 'transactions are begun and ended by scope.transaction(fn) or db.transaction(fn), so that they always end.',
+    instead:
+      'transactions are begun and ended by scope.transaction(fn) or db.transaction(fn), so that they always end.',
     cause,
   })
 }

@@ -1,11 +1,10 @@
-import { setTimeout as delay } from 'node:timers/promises'
-import { InvalidOptionError, TransactionEndedError } from '../errors.ts'
-import { publish } from '../events.ts'
-import { OptionReader } from '../options.ts'
+import { TransactionEndedError } from '../errors.ts'
 import type { AcquisitionSite } from '../scope/acquisition-site.ts'
 import type { TransactionOptions } from '../scope/resource.ts'
 import { cursorIsOpen, Lease } from './lease.ts'
+import { Level } from './level.ts'
 import type { Statement } from './statement.ts'
+import { beginOf } from './transaction-options.ts'
 
 /** What a transaction needs of the session it belongs to. */
 export interface TransactionHost {
@@ -28,39 +27,6 @@ type State =
   | { readonly tag: 'open' }
   | { readonly tag: 'ending' }
   | { readonly tag: 'ended'; readonly how: 'committed' | 'rolled back' }
-
-/**
- * A nesting level: the transaction itself, or a savepoint in it. Postgres knows one innermost savepoint, so one is open
- * at a time; siblings, and statements of an outer level that come from elsewhere, queue until it is closed.
- */
-export class Level {
-  readonly transaction: Transaction
-  readonly parent: Level | undefined
-  readonly depth: number
-  ended = false
-  /** Rolled back, so that nothing of it remains. */
-  undone = false
-  /** Statements and inner levels that have begun or wait for their turn. */
-  pending = 0
-  readonly afterCommit: (() => unknown)[] = []
-
-  constructor(transaction: Transaction, parent: Level | undefined) {
-    this.transaction = transaction
-    this.parent = parent
-    this.depth = parent === undefined ? 0 : parent.depth + 1
-  }
-
-  /** Where what it did lives on: in itself, or in the level that it was released into. */
-  get keptIn(): Level {
-    return this.ended && !this.undone && this.parent !== undefined ? this.parent.keptIn : this
-  }
-
-  /** Whether it is `other` or inside it. */
-  isWithin(other: Level): boolean {
-    for (let level: Level | undefined = this; level !== undefined; level = level.parent) if (level === other) return true
-    return false
-  }
-}
 
 /**
  * One outermost transaction. It takes a connection with its first statement, not before; BEGIN travels with that
@@ -273,7 +239,8 @@ export class Transaction {
     this.#state = { tag: 'ending' }
     this.#changed()
     const lease = this.#lease ?? (await this.#starting?.catch(() => undefined))
-    if (lease?.hold === 'cursor') lease.connection.discard('its transaction ended while a cursor or stream was open in it')
+    if (lease?.hold === 'cursor')
+      lease.connection.discard('its transaction ended while a cursor or stream was open in it')
     if (lease !== undefined && !lease.connection.isGone) {
       try {
         await lease.whenReady()
@@ -390,72 +357,4 @@ export class Transaction {
       cause,
     })
   }
-}
-
-/** BEGIN, and whether anything but the connection can make it fail: then it has to be waited for. */
-function beginOf(options: TransactionOptions): { text: string; canFail: boolean } {
-  const { isolationLevel, accessMode, deferrable } = options
-  const clauses = [
-    isolationLevel && `isolation level ${isolationLevel}`,
-    accessMode,
-    deferrable === undefined ? undefined : deferrable ? 'deferrable' : 'not deferrable',
-  ].filter((clause) => clause !== undefined)
-  // A standby refuses these two.
-  const canFail = isolationLevel === 'serializable' || accessMode === 'read write'
-  return { text: clauses.length === 0 ? 'begin' : `begin ${clauses.join(', ')}`, canFail }
-}
-
-/** @throws InvalidOptionError naming the option; what reaches the server is one of a few fixed words. */
-export function checkTransactionOptions(options: TransactionOptions): TransactionOptions {
-  const read = new OptionReader('transaction', options).onlyKnown([
-    'propagation', 'isolationLevel', 'accessMode', 'deferrable', 'retries', 'resource',
-  ])
-  read.oneOf('propagation', 'required', ['required', 'requiresNew', 'nested', 'notSupported'])
-  read.oneOf('isolationLevel', undefined, ['read uncommitted', 'read committed', 'repeatable read', 'serializable'])
-  read.oneOf('accessMode', undefined, ['read only', 'read write'])
-  read.boolean('deferrable', false)
-  read.integer('retries', 0, { min: 0, max: 100 })
-  return options
-}
-
-/** Retries, and settings that differ from the outermost transaction's, have no meaning inside of one. */
-export function refuseInnerOptions(options: TransactionOptions, outer: TransactionOptions): void {
-  if (options.retries !== undefined && options.retries > 0) {
-    throw new InvalidOptionError('transaction.retries', options.retries, 'left out inside a transaction: only the outermost one can run again')
-  }
-  for (const name of ['isolationLevel', 'accessMode', 'deferrable'] as const) {
-    if (options[name] !== undefined && options[name] !== outer[name]) {
-      throw new InvalidOptionError(`transaction.${name}`, options[name], `left out or the same as the outermost transaction's (${outer[name] ?? 'the default'})`)
-    }
-  }
-}
-
-const RETRYABLE: ReadonlySet<unknown> = new Set(['40001', '40P01'])
-const FIRST_RETRY_MS = 10
-const LAST_RETRY_MS = 1_000
-
-/** Whether a transaction failed because of another one, so that running it again can help. */
-export function isRetryable(error: unknown): boolean {
-  for (let each = error, depth = 0; typeof each === 'object' && each !== null && depth < 10; depth++) {
-    if (RETRYABLE.has((each as { code?: unknown }).code)) return true
-    each = (each as { cause?: unknown }).cause
-  }
-  return false
-}
-
-/** Waits before the next attempt: twice as long each time up to a second, and at random between half of that and all. */
-export async function beforeRetry(
-  attempt: number,
-  cause: unknown,
-  scope: { readonly id: string; readonly kind: string; readonly name: string; readonly signal: AbortSignal },
-): Promise<void> {
-  publish('reqscope:transaction:retried', () => ({
-    scope: { id: scope.id, kind: scope.kind, name: scope.name },
-    attempt,
-    cause,
-  }))
-  const longest = Math.min(LAST_RETRY_MS, FIRST_RETRY_MS * 2 ** attempt)
-  await delay(longest * (0.5 + Math.random() / 2), undefined, { signal: scope.signal }).catch(() => {
-    throw cause
-  })
 }

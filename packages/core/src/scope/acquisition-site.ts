@@ -20,7 +20,10 @@ export class AcquisitionSite {
 
   /** The user's first frame, `function (file:line:column)`, or the first frame at all where none is the user's. */
   toString(): string {
-    const frames = this.stack.split('\n').slice(1).map((line) => line.trim().replace(/^at /, ''))
+    const frames = this.stack
+      .split('\n')
+      .slice(1)
+      .map((line) => line.trim().replace(/^at /, ''))
     return frames.find(isUsers) ?? frames[0] ?? 'an unknown place'
   }
 }

@@ -9,7 +9,9 @@ export interface Logger {
 
 export function isLogger(value: unknown): value is Logger {
   const logger = value as Partial<Logger> | null
-  return (['debug', 'info', 'warn', 'error', 'child'] as const).every((method) => typeof logger?.[method] === 'function')
+  return (['debug', 'info', 'warn', 'error', 'child'] as const).every(
+    (method) => typeof logger?.[method] === 'function',
+  )
 }
 
 /** Used until the application brings its own: warnings and errors go to stderr, one line of JSON each. */

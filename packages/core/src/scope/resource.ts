@@ -73,11 +73,7 @@ export interface ManualTransaction {
 
 /** What a resource must offer so that `scope.transaction`, `afterCommit` and transactional routes work with it. */
 export interface TransactionalResource {
-  transaction<Result>(
-    scope: Scope,
-    options: TransactionOptions,
-    fn: () => Result | Promise<Result>,
-  ): Promise<Result>
+  transaction<Result>(scope: Scope, options: TransactionOptions, fn: () => Result | Promise<Result>): Promise<Result>
   openTransaction(scope: Scope, options: TransactionOptions): ManualTransaction
   /** Registers `fn` with the transaction that is around, or returns false when there is none. */
   afterCommit(scope: Scope, fn: () => unknown): boolean

@@ -1,4 +1,4 @@
-import { DeadlineExceededError, type ReqscopeError, type ScopeDescription, ScopeAbortedError } from '../errors.ts'
+import { DeadlineExceededError, type ReqscopeError, ScopeAbortedError, type ScopeDescription } from '../errors.ts'
 import { eventChannel } from '../events.ts'
 import { type Cleanup, CleanupStack, COMPLETED, type Outcome } from './cleanup-stack.ts'
 import { type Context, findInContext, outsideEveryScope, runInContext, runWithin } from './current.ts'
@@ -52,6 +52,11 @@ export class Scope implements ScopeDescription {
 
   /** When its deadline passes, in milliseconds since the epoch; undefined without one. */
   readonly deadline: number | undefined
+
+  /** @internal Its neighbours among the open scopes of its runtime. */
+  older: Scope | undefined = undefined
+  /** @internal */
+  newer: Scope | undefined = undefined
 
   readonly #owner: ScopeOwner
   readonly #onAbort: 'cancel' | 'finish'
@@ -115,7 +120,9 @@ export class Scope implements ScopeDescription {
   /** Runs `fn` once the transaction around has committed, and not at all if it rolls back; at once where there is none. */
   afterCommit(fn: () => unknown): void {
     if (this.#owner.transactional(undefined).afterCommit(this, fn)) return
-    void (async () => fn())().catch((error: unknown) => this.log.error({ err: error }, 'an afterCommit function failed'))
+    void (async () => fn())().catch((error: unknown) =>
+      this.log.error({ err: error }, 'an afterCommit function failed'),
+    )
   }
 
   /** A function that runs `fn` in this scope, for libraries that lose the context of their caller. */
@@ -231,7 +238,10 @@ export class Scope implements ScopeDescription {
     if (cleanups === undefined) {
       const releasing = this.#releaseHandles(outcome)
       if (releasing === undefined) return this.#finish(outcome, [])
-      return this.#ending(outcome, releasing.then((failures) => this.#finished(outcome, failures)))
+      return this.#ending(
+        outcome,
+        releasing.then((failures) => this.#finished(outcome, failures)),
+      )
     }
     // Outside of the clean-ups the handles are dead from here on, so the state changes before the first of them runs.
     let resolve!: (failures: unknown[]) => void
@@ -260,7 +270,12 @@ export class Scope implements ScopeDescription {
         ;(releasing ??= []).push(rejected)
       }
     }
-    return releasing && Promise.allSettled(releasing).then((all) => all.flatMap((each) => (each.status === 'rejected' ? [each.reason] : [])))
+    return (
+      releasing &&
+      Promise.allSettled(releasing).then((all) =>
+        all.flatMap((each) => (each.status === 'rejected' ? [each.reason] : [])),
+      )
+    )
   }
 
   #ending(outcome: Outcome, done: Promise<unknown[]>): Promise<unknown[]> {

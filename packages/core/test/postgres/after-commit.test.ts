@@ -104,7 +104,9 @@ describe('afterCommit', () => {
       scope.afterCommit(() => ran.push('no transaction'))
       expect(ran).toEqual(['no transaction'])
       await scope.transaction(async () => {
-        await scope.transaction({ propagation: 'notSupported' }, async () => scope.afterCommit(() => ran.push('outside')))
+        await scope.transaction({ propagation: 'notSupported' }, async () =>
+          scope.afterCommit(() => ran.push('outside')),
+        )
         expect(ran).toEqual(['no transaction', 'outside'])
       })
     })

@@ -159,7 +159,10 @@ describe('work that a transaction began and did not wait for', () => {
       committed.open()
       const failure = await late
       expect(failure).toBeInstanceOf(TransactionEndedError)
-      expect(failure).toMatchObject({ reason: 'used-after-end', message: expect.stringContaining('after it had been committed') })
+      expect(failure).toMatchObject({
+        reason: 'used-after-end',
+        message: expect.stringContaining('after it had been committed'),
+      })
     })
     expect(await ownersIn(database)).toEqual(['in time'])
   })
@@ -181,7 +184,10 @@ describe('work that a transaction began and did not wait for', () => {
         () => scope.db.$client`select 1`.cursor(1, () => {}),
       ]
       for (const attempt of attempts) {
-        expect(await failureOf(later(attempt))).toMatchObject({ code: 'RSC_TRANSACTION_ENDED', reason: 'used-after-end' })
+        expect(await failureOf(later(attempt))).toMatchObject({
+          code: 'RSC_TRANSACTION_ENDED',
+          reason: 'used-after-end',
+        })
       }
       await later(() => scope.transaction({ propagation: 'requiresNew' }, insert))
     })

@@ -17,7 +17,9 @@ beforeEach(async () => {
 })
 
 const tenantOf = async (scope: { db: { $client: import('postgres').Sql } }) => {
-  const [row] = await scope.db.$client<{ tenant: string }[]>`select coalesce(current_setting('my.tenant', true), '') as tenant`
+  const [row] = await scope.db.$client<
+    { tenant: string }[]
+  >`select coalesce(current_setting('my.tenant', true), '') as tenant`
   return row?.tenant
 }
 
@@ -114,21 +116,24 @@ describe('pin', () => {
         throw new Error('no')
       },
     ],
-  ])('resets the connection afterwards, %s, also of what was set out of sight inside a function', async (_when, ending) => {
-    const app = appOn(database, { max: 1 })
-    await app.run({ name: 'pinned' }, async (scope) => {
-      const backend = await pin(scope.db, async () => {
-        await scope.db.execute(sql`select enter_tenant('7')`)
-        expect(await tenantOf(scope)).toBe('7')
-        await ending()
-      }).catch(() => {})
-      expect(backend).toBeUndefined()
-      expect(app.snapshot().leases).toEqual([])
-      expect(await tenantOf(scope)).toBe('')
-    })
-    await app.run({ name: 'next' }, async (scope) => expect(await tenantOf(scope)).toBe(''))
-    expect(await backendsOf(database)).toHaveLength(1)
-  })
+  ])(
+    'resets the connection afterwards, %s, also of what was set out of sight inside a function',
+    async (_when, ending) => {
+      const app = appOn(database, { max: 1 })
+      await app.run({ name: 'pinned' }, async (scope) => {
+        const backend = await pin(scope.db, async () => {
+          await scope.db.execute(sql`select enter_tenant('7')`)
+          expect(await tenantOf(scope)).toBe('7')
+          await ending()
+        }).catch(() => {})
+        expect(backend).toBeUndefined()
+        expect(app.snapshot().leases).toEqual([])
+        expect(await tenantOf(scope)).toBe('')
+      })
+      await app.run({ name: 'next' }, async (scope) => expect(await tenantOf(scope)).toBe(''))
+      expect(await backendsOf(database)).toHaveLength(1)
+    },
+  )
 
   it('inside of a pin stays on the same connection, with its state', async () => {
     const app = appOn(database)
@@ -215,7 +220,9 @@ describe('pin', () => {
   it('is cancelled at the deadline, and its connection serves the next scope', async () => {
     const app = appOn(database, { max: 1 })
     const failure = await failureOf(
-      app.run({ name: 'slow', timeoutMs: 150 }, (scope) => pin(scope.db, () => scope.db.execute(sql`select pg_sleep(30)`))),
+      app.run({ name: 'slow', timeoutMs: 150 }, (scope) =>
+        pin(scope.db, () => scope.db.execute(sql`select pg_sleep(30)`)),
+      ),
     )
     expect(failure).toBeInstanceOf(DeadlineExceededError)
     await app.run({ name: 'next' }, async (scope) => expect(await tenantOf(scope)).toBe(''))
@@ -272,9 +279,11 @@ describe('two transactions inside one pin', () => {
         await inside.passed
         const statement = scope.db.insert(accounts).values({ owner: 'statement' }).execute()
         const batches: unknown[] = []
-        const cursor = scope.db.$client`insert into accounts (owner) values ('cursor') returning owner`.cursor((batch) => {
-          batches.push(...batch)
-        })
+        const cursor = scope.db.$client`insert into accounts (owner) values ('cursor') returning owner`.cursor(
+          (batch) => {
+            batches.push(...batch)
+          },
+        )
         leave.open()
         await Promise.allSettled([work])
         await Promise.all([next, statement, cursor])
@@ -342,7 +351,10 @@ describe('what a pin began and did not wait for', () => {
 it('never shares a connection that was asked for by somebody else in the very moment it was pinned', async () => {
   const app = appOn(database, { max: 1, acquireTimeoutMs: 100 })
   await app.start()
-  const [a, b] = ['a', 'b'].map((id) => app.open({ id, kind: 'task', name: id })) as [ReturnType<typeof app.open>, ReturnType<typeof app.open>]
+  const [a, b] = ['a', 'b'].map((id) => app.open({ id, kind: 'task', name: id })) as [
+    ReturnType<typeof app.open>,
+    ReturnType<typeof app.open>,
+  ]
   await backendOf(a) // idle and ready to yield
   const leave = new Gate()
   const inPin = vi.fn()

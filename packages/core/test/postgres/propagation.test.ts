@@ -173,11 +173,16 @@ describe("propagation 'requiresNew'", () => {
     const app = appOn(database)
     await app.run({ name: 'order' }, async (scope) => {
       const level = async () => {
-        const [row] = await scope.db.$client<{ level: string }[]>`select current_setting('transaction_isolation') as level`
+        const [row] = await scope.db.$client<
+          { level: string }[]
+        >`select current_setting('transaction_isolation') as level`
         return row?.level
       }
       await scope.transaction(async () => {
-        const inner = await scope.transaction({ propagation: 'requiresNew', isolationLevel: 'serializable', retries: 1 }, level)
+        const inner = await scope.transaction(
+          { propagation: 'requiresNew', isolationLevel: 'serializable', retries: 1 },
+          level,
+        )
         expect([inner, await level()]).toEqual(['serializable', 'read committed'])
       })
     })
@@ -188,7 +193,9 @@ describe("propagation 'requiresNew'", () => {
     await app.run({ name: 'order' }, async (scope) => {
       const work = scope.transaction(async () => {
         await scope.db.insert(accounts).values({ owner: 'outer' })
-        await scope.transaction({ propagation: 'requiresNew' }, () => scope.db.insert(accounts).values({ owner: 'inner' }))
+        await scope.transaction({ propagation: 'requiresNew' }, () =>
+          scope.db.insert(accounts).values({ owner: 'inner' }),
+        )
       })
       const failure = await failureOf(work)
       expect(failure).toBeInstanceOf(PoolExhaustedError)

@@ -1,7 +1,7 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { eq, sql } from 'drizzle-orm'
 import { beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest'
-import { DeadlineExceededError, type ScopeWith, type Resource, TransactionEndedError } from '../../src/index.ts'
+import { DeadlineExceededError, type Resource, type ScopeWith, TransactionEndedError } from '../../src/index.ts'
 import { heard } from '../heard.ts'
 import { accounts, accountsDatabase, appOn, backendOf, type Database, failureOf, Gate } from './fixture.ts'
 

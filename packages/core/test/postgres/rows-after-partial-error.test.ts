@@ -18,7 +18,10 @@ describe('a statement that failed after some of its rows had come', () => {
   it('leaves no holes in a statement that was sent right behind it', async () => {
     const app = appOn(database, { max: 1 })
     await app.run({ name: 'parallel' }, async ({ db }) => {
-      const [failed, next] = await Promise.allSettled([db.$client.unsafe(failsHalfWay), db.$client`select 42 as answer`])
+      const [failed, next] = await Promise.allSettled([
+        db.$client.unsafe(failsHalfWay),
+        db.$client`select 42 as answer`,
+      ])
       expect(failed.status).toBe('rejected')
       expect(next.status === 'fulfilled' && [...next.value]).toEqual([{ answer: 42 }])
     })

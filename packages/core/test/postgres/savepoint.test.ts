@@ -110,7 +110,10 @@ describe('db.transaction inside a transaction', () => {
         const failure = await failureOf(
           tx.transaction(async (inner) => {
             await inner.insert(accounts).values({ id: 2, owner: 'undone' })
-            await inner.insert(accounts).values({ id: 1, owner: 'twice' }).catch(() => {})
+            await inner
+              .insert(accounts)
+              .values({ id: 1, owner: 'twice' })
+              .catch(() => {})
           }),
         )
         expect(failure).toBeInstanceOf(TransactionEndedError)

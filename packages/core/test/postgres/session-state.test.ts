@@ -12,7 +12,16 @@ beforeEach(async () => {
 })
 
 /** What a session shows of what an earlier one may have left: all of it is the default. */
-const CLEAN = { searchPath: '"$user", public', isolation: 'read committed', role: 'none', temporary: 0, listening: 0, locks: 0, cursors: 0, custom: '' }
+const CLEAN = {
+  searchPath: '"$user", public',
+  isolation: 'read committed',
+  role: 'none',
+  temporary: 0,
+  listening: 0,
+  locks: 0,
+  cursors: 0,
+  custom: '',
+}
 
 async function traces(scope: { db: { $client: Sql } }): Promise<unknown> {
   const [row] = await scope.db.$client`
@@ -28,7 +37,7 @@ async function traces(scope: { db: { $client: Sql } }): Promise<unknown> {
 const STATEFUL = [
   'set search_path to pg_catalog',
   'SET SESSION search_path TO pg_catalog',
-  "set session characteristics as transaction isolation level serializable",
+  'set session characteristics as transaction isolation level serializable',
   'set role pg_monitor',
   "select set_config('my.tenant', '7', false)",
   "select 1; set my.tenant = '7'",
@@ -44,23 +53,26 @@ const STATEFUL = [
 ]
 
 describe('session state', () => {
-  it.each(STATEFUL)('keeps the connection with its scope until the end, then it is reset for the next one: %j', async (text) => {
-    const app = appOn(database, { max: 1, acquireTimeoutMs: 60 })
-    const backend = await app.run({ name: 'first' }, async (scope) => {
-      expect(await traces(scope)).toEqual(CLEAN)
-      await scope.db.execute(sql.raw(text))
-      expect(app.snapshot().leases).toMatchObject([{ state: 'session', scope: { name: 'first' } }])
-      // An idle connection without session state would have been handed on.
-      const other = app.run({ name: 'other' }, (second) => second.db.execute(sql`select 1`))
-      expect(await failureOf(other)).toBeInstanceOf(PoolExhaustedError)
-      expect(await traces(scope)).not.toEqual(CLEAN)
-      return backendOf(scope)
-    })
-    await app.run({ name: 'next' }, async (scope) => {
-      expect(await backendOf(scope)).toBe(backend)
-      expect(await traces(scope)).toEqual(CLEAN)
-    })
-  })
+  it.each(STATEFUL)(
+    'keeps the connection with its scope until the end, then it is reset for the next one: %j',
+    async (text) => {
+      const app = appOn(database, { max: 1, acquireTimeoutMs: 60 })
+      const backend = await app.run({ name: 'first' }, async (scope) => {
+        expect(await traces(scope)).toEqual(CLEAN)
+        await scope.db.execute(sql.raw(text))
+        expect(app.snapshot().leases).toMatchObject([{ state: 'session', scope: { name: 'first' } }])
+        // An idle connection without session state would have been handed on.
+        const other = app.run({ name: 'other' }, (second) => second.db.execute(sql`select 1`))
+        expect(await failureOf(other)).toBeInstanceOf(PoolExhaustedError)
+        expect(await traces(scope)).not.toEqual(CLEAN)
+        return backendOf(scope)
+      })
+      await app.run({ name: 'next' }, async (scope) => {
+        expect(await backendOf(scope)).toBe(backend)
+        expect(await traces(scope)).toEqual(CLEAN)
+      })
+    },
+  )
 
   it.each([
     ['a tagged statement', (client: Sql) => client`set my.tenant = '7'`],
@@ -195,7 +207,9 @@ describe('a connection with session state', () => {
       await scope.db.execute(sql`set my.tenant = '7'`)
       const work = scope.transaction(async () => {
         await scope.db.insert(accounts).values({ owner: 'outer' })
-        await scope.transaction({ propagation: 'requiresNew' }, () => scope.db.insert(accounts).values({ owner: 'inner' }))
+        await scope.transaction({ propagation: 'requiresNew' }, () =>
+          scope.db.insert(accounts).values({ owner: 'inner' }),
+        )
       })
       const failure = await failureOf(work)
       expect(failure).toBeInstanceOf(PoolExhaustedError)
@@ -227,9 +241,11 @@ describe('a connection with session state', () => {
       await held.passed
       await scope.db.execute(sql`select 1`)
       // Its lease is not the scope's own one when it commits, so it goes back while the scope goes on to its end.
-      const second = scope.transaction(() => scope.db.execute(sql`set my.tenant = '7'`))
-      leave.open()
-      await Promise.all([first, second])
+      await scope.transaction(async () => {
+        await scope.db.execute(sql`set my.tenant = '7'`)
+        leave.open()
+        await first
+      })
     })
     expect(app.snapshot().leases).toEqual([])
     const [inFirst, leaveFirst] = [new Gate<number>(), new Gate()]

@@ -55,7 +55,7 @@ describe('transaction control as a statement of the user', () => {
     "insert into accounts (owner) values ('a'); commit; insert into accounts (owner) values ('b')",
     "insert into accounts (owner) values ('a'); end",
     "select 1; rollback; insert into accounts (owner) values ('b')",
-    "select 1; /* ; */ -- ;\n commit; select 2",
+    'select 1; /* ; */ -- ;\n commit; select 2',
   ])('is refused among several in one text, inside a transaction: %j', async (text) => {
     const app = appOn(database)
     await app.run({ name: 'order' }, async (scope) => {
@@ -72,23 +72,24 @@ describe('transaction control as a statement of the user', () => {
     expect(await ownersIn(database)).toEqual([])
   })
 
-  it.each(['select 1; begin', "select 1; begin; insert into accounts (owner) values ('a')", 'select 1; start transaction; select 2'])(
-    'is refused among several in one text, outside of a transaction, and leaves none open: %j',
-    async (text) => {
-      const app = appOn(database, { max: 1 })
-      await app.run({ name: 'first' }, async (scope) => {
-        expect(await failureOf(scope.db.execute(sql.raw(text)))).toBeInstanceOf(Error)
-      })
-      await app.run({ name: 'second' }, (scope) => scope.db.insert(accounts).values({ owner: 'second' }))
-      expect(await ownersIn(database)).toEqual(['second'])
-      expect(await backendsOf(database)).toMatchObject([{ state: 'idle' }])
-    },
-  )
+  it.each([
+    'select 1; begin',
+    "select 1; begin; insert into accounts (owner) values ('a')",
+    'select 1; start transaction; select 2',
+  ])('is refused among several in one text, outside of a transaction, and leaves none open: %j', async (text) => {
+    const app = appOn(database, { max: 1 })
+    await app.run({ name: 'first' }, async (scope) => {
+      expect(await failureOf(scope.db.execute(sql.raw(text)))).toBeInstanceOf(Error)
+    })
+    await app.run({ name: 'second' }, (scope) => scope.db.insert(accounts).values({ owner: 'second' }))
+    expect(await ownersIn(database)).toEqual(['second'])
+    expect(await backendsOf(database)).toMatchObject([{ state: 'idle' }])
+  })
 
   it.each([
     ["select '; commit' as text", [{ text: '; commit' }]],
     ['select 1 as one; select 2 as two', [[{ one: 1 }], [{ two: 2 }]]],
-    ["do $$ begin perform 1; end $$", []],
+    ['do $$ begin perform 1; end $$', []],
     ['select 1 as "rollback"; ', [{ rollback: 1 }]],
   ])('is not seen where there is none: %j', async (text, rows) => {
     const app = appOn(database)

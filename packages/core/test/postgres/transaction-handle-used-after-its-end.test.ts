@@ -31,7 +31,9 @@ describe('a transaction handle used after its end', () => {
           await ending()
         })
         .catch(() => {})
-      const failure = (await failureOf(leaked?.insert(accounts).values({ owner: 'late' }).execute() ?? Promise.resolve())) as Error
+      const failure = (await failureOf(
+        leaked?.insert(accounts).values({ owner: 'late' }).execute() ?? Promise.resolve(),
+      )) as Error
       expect(failure).toBeInstanceOf(TransactionEndedError)
       expect(failure).toMatchObject({ reason: 'used-after-end', scope: { id: 'r-1', kind: 'task', name: 'order' } })
       expect(failure.message).toContain(`after it had been ${how}`)
@@ -95,7 +97,9 @@ describe('a transaction handle used after its end', () => {
     const second = app.run({ name: 'POST /second' }, (scope) =>
       scope.transaction(async () => {
         await scope.db.insert(accounts).values({ owner: 'second' })
-        const failure = await failureOf(leaked?.insert(accounts).values({ owner: 'late' }).execute() ?? Promise.resolve())
+        const failure = await failureOf(
+          leaked?.insert(accounts).values({ owner: 'late' }).execute() ?? Promise.resolve(),
+        )
         expect(failure).toBeInstanceOf(ScopeLeakError)
         expect(failure).toMatchObject({ scope: { name: 'POST /first' }, usedFrom: { name: 'POST /second' } })
         opened.open()

@@ -1,6 +1,6 @@
-import { connect as connectSocket, createServer, type Socket } from 'node:net'
 import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
+import { connect as connectSocket, createServer, type Socket } from 'node:net'
 import { eq, sql } from 'drizzle-orm'
 import { beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest'
 import { DeadlineExceededError, InvalidOptionError, TransactionEndedError } from '../../src/index.ts'
@@ -212,21 +212,25 @@ describe('how a transaction begins', () => {
       { isolationLevel: 'serializable', accessMode: 'read only', deferrable: true },
       { isolation: 'serializable', readOnly: 'on', deferrable: 'on' },
     ],
-  ] as const)('with %j is seen from inside, through scope.transaction and db.transaction', async (options, expected) => {
-    const app = appOn(database)
-    await app.run({ name: 'order' }, async (scope) => {
-      expect([...(await scope.transaction(options, () => scope.db.execute(settings)))]).toEqual([expected])
-      expect([...(await scope.db.transaction((tx) => tx.execute(settings), options))]).toEqual([expected])
-      expect([...(await scope.db.execute(settings))]).toMatchObject([{ isolation: 'read committed' }])
-    })
-  })
+  ] as const)(
+    'with %j is seen from inside, through scope.transaction and db.transaction',
+    async (options, expected) => {
+      const app = appOn(database)
+      await app.run({ name: 'order' }, async (scope) => {
+        expect([...(await scope.transaction(options, () => scope.db.execute(settings)))]).toEqual([expected])
+        expect([...(await scope.db.transaction((tx) => tx.execute(settings), options))]).toEqual([expected])
+        expect([...(await scope.db.execute(settings))]).toMatchObject([{ isolation: 'read committed' }])
+      })
+    },
+  )
 
   it('in $client.begin is read from the text, as postgres.js has it', async () => {
     const app = appOn(database)
     await app.run({ name: 'order' }, async (scope) => {
       const [row] = await scope.db.$client.begin(
         'isolation level repeatable read read only',
-        (sql) => sql`select current_setting('transaction_isolation') as level, current_setting('transaction_read_only') as ro`,
+        (sql) =>
+          sql`select current_setting('transaction_isolation') as level, current_setting('transaction_read_only') as ro`,
       )
       expect(row).toEqual({ level: 'repeatable read', ro: 'on' })
     })
@@ -272,7 +276,10 @@ describe('a transaction that cannot commit', () => {
       const failure = await failureOf(
         scope.transaction(async () => {
           await scope.db.insert(accounts).values({ id: 2, owner: 'ann' })
-          await scope.db.insert(accounts).values({ id: 1, owner: 'twice' }).catch(() => {})
+          await scope.db
+            .insert(accounts)
+            .values({ id: 1, owner: 'twice' })
+            .catch(() => {})
         }),
       )
       expect(failure).toBeInstanceOf(TransactionEndedError)
@@ -368,7 +375,11 @@ describe('a transaction that cannot commit', () => {
     expect(app.snapshot().leases).toEqual([])
     expect(await idleBackends()).toBe(true)
     expect(app.logs).toMatchObject([
-      { level: 'warn', message: expect.stringContaining('taken back'), facts: { lease: { state: 'transaction', scope: { name: 'POST /orders' } } } },
+      {
+        level: 'warn',
+        message: expect.stringContaining('taken back'),
+        facts: { lease: { state: 'transaction', scope: { name: 'POST /orders' } } },
+      },
     ])
     hangs.open()
     const failure = await failureOf(transaction)
@@ -388,7 +399,9 @@ describe('a transaction that cannot commit', () => {
       }),
     )()
     const failed = failureOf(transaction)
-    await vi.waitFor(async () => expect(await backendsOf(database)).toMatchObject([{ state: 'active', query: 'select pg_sleep(30)' }]))
+    await vi.waitFor(async () =>
+      expect(await backendsOf(database)).toMatchObject([{ state: 'active', query: 'select pg_sleep(30)' }]),
+    )
     await scope.end({ tag: 'aborted', error: new Error('settle timeout') })
     await failed
     expect(app.snapshot().leases).toEqual([])
