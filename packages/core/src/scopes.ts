@@ -74,6 +74,7 @@ export class Scopes<R extends Resources = Resources> {
   readonly settleTimeoutMs: number
 
   readonly #slots: readonly { readonly name: string; readonly resource: AnyResource }[]
+  readonly #transactionals: readonly { readonly name: string; readonly resource: TransactionalResource }[]
   readonly #ScopeClass: typeof Scope
   readonly #ledger = new Ledger()
   readonly #open = new OpenScopes()
@@ -100,6 +101,9 @@ export class Scopes<R extends Resources = Resources> {
     }
     this.#logger = options.logger
     this.#slots = Object.entries(this.resources).map(([name, resource]) => ({ name, resource }))
+    this.#transactionals = this.#slots.flatMap(({ name, resource }) =>
+      isTransactional(resource) ? [{ name, resource }] : [],
+    )
     this.#ScopeClass = scopeClassFor(this.#slots)
     for (const { name, resource } of this.#slots) {
       resource.attach?.({ name, ledger: this.#ledger, logger: () => this.logger })
@@ -291,9 +295,9 @@ export class Scopes<R extends Resources = Resources> {
   })()
 
   #transactional(name: string | undefined): TransactionalResource {
-    const all = this.#slots.filter((slot) => isTransactional(slot.resource))
-    const found = name === undefined ? all : all.filter((slot) => slot.name === name)
-    if (found.length === 1) return found[0]!.resource as unknown as TransactionalResource
+    const all = this.#transactionals
+    const [found, ...others] = name === undefined ? all : all.filter((slot) => slot.name === name)
+    if (found !== undefined && others.length === 0) return found.resource
     const names = all.map((slot) => `'${slot.name}'`).join(', ')
     throw new InvalidOptionError(
       'transaction.resource',

@@ -226,8 +226,8 @@ function inferredType(parameter: unknown): string {
   if (type === 'string' || type === 'number' || parameter === null) return ''
   if (type !== 'object') return type
   if (Array.isArray(parameter)) return inferredType(parameter[0])
-  const { constructor, type: oid } = parameter as { constructor?: { name: string }; type?: unknown }
-  return constructor?.name === 'Parameter' ? `typed ${oid}` : `${constructor?.name}`
+  const { constructor: made, type: oid } = parameter as { constructor?: { name: string }; type?: unknown }
+  return made?.name === 'Parameter' ? `typed ${oid}` : `${made?.name}`
 }
 
 /** Rejects when the socket has closed: before the client listens to it, nobody else would know. */

@@ -50,7 +50,6 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
   readonly #template: DatabaseTemplate
   #name = 'postgres'
   #pool: Pool | undefined
-  #ledger: Ledger | undefined
 
   constructor(config: PostgresConfig, options: PostgresOptions<Record<string, unknown>>) {
     this.#config = config
@@ -67,8 +66,7 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
       )
     }
     this.#name = runtime.name
-    this.#ledger = runtime.ledger
-    this.#pool = new Pool(runtime.name, this.#config, runtime.logger)
+    this.#pool = new Pool(runtime.name, this.#config, runtime)
   }
 
   start(): Promise<void> {
@@ -80,7 +78,7 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
   }
 
   handle(scope: Scope): BoundPostgresJsDatabase {
-    return this.#template.database(new Session(scope, this.#name, this.#attached, this.#ledger!))
+    return this.#template.database(new Session(scope, this.#name, this.#attached))
   }
 
   release(handle: BoundPostgresJsDatabase): void | Promise<void> {

@@ -3,7 +3,6 @@ import { type ReqscopeError, SharedConnectionError } from '../errors.ts'
 import { type LeaseDescription, publish } from '../events.ts'
 import type { AcquisitionSite } from '../scope/acquisition-site.ts'
 import { outsideEveryScope } from '../scope/current.ts'
-import type { LedgerEntry } from '../scope/ledger.ts'
 import { isConnectionLoss } from './connect-failure.ts'
 import type { Connection } from './connection.ts'
 import type { PooledLease } from './pool.ts'
@@ -38,7 +37,7 @@ const CANCEL_AGAIN_MS = 10
 const CANCEL_ATTEMPTS = 100
 
 /** An exclusive hold of one connection by one scope. Every statement runs through one. */
-export class Lease implements LedgerEntry, PooledLease {
+export class Lease implements PooledLease {
   readonly connection: Connection
   /** Where it was acquired, as near as the holder knows. */
   site: AcquisitionSite | undefined
@@ -351,8 +350,8 @@ export class Lease implements LedgerEntry, PooledLease {
   #noteTags(result: unknown, statement: Statement<unknown>): void {
     const { command } = result as TaggedResult
     if (command !== undefined) {
-      if (PLAIN.has(command)) return
-      return this.#noteTag(command, statement)
+      if (!PLAIN.has(command)) this.#noteTag(command, statement)
+      return
     }
     if (!Array.isArray(result)) return
     for (const each of result as TaggedResult[]) {

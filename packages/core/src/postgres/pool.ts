@@ -2,6 +2,7 @@ import { OverloadedError, PoolExhaustedError, type ReqscopeError, type ScopeDesc
 import { publish } from '../events.ts'
 import { SiteRecorder } from '../scope/acquisition-site.ts'
 import { outsideEveryScope } from '../scope/current.ts'
+import type { Ledger, LedgerEntry } from '../scope/ledger.ts'
 import type { Logger } from '../scope/logger.ts'
 import { Connection } from './connection.ts'
 import type { PostgresConfig } from './options.ts'
@@ -19,7 +20,7 @@ export interface Borrower {
 }
 
 /** A lease as its pool sees it. */
-export interface PooledLease {
+export interface PooledLease extends LedgerEntry {
   /** Gives the connection up if nothing needs it right now. */
   yieldIfIdle(): Connection | undefined
   /** Looks after itself, every now and then: leaks, statements the server will never answer. */
@@ -42,11 +43,10 @@ export class Pool {
   readonly config: PostgresConfig
   readonly texts = new KnownTexts()
   readonly sites: SiteRecorder
-  /** The leases that are out. */
-  readonly leases = new Set<PooledLease>()
-
   readonly #resource: string
   readonly #logger: () => Logger
+  readonly #ledger: Ledger
+  readonly #leases = new Set<PooledLease>()
   readonly #connections = new Set<Connection>()
   readonly #idle: Connection[] = []
   // Two queues: those who held a connection before, and newcomers. Each in the order of arrival.
@@ -61,11 +61,28 @@ export class Pool {
   #closing = false
   #longestWaitMs = 0
 
-  constructor(resource: string, config: PostgresConfig, logger: () => Logger) {
+  constructor(
+    resource: string,
+    config: PostgresConfig,
+    runtime: { readonly ledger: Ledger; readonly logger: () => Logger },
+  ) {
     this.#resource = resource
     this.config = config
     this.sites = new SiteRecorder(config.acquisitionSites)
-    this.#logger = logger
+    this.#ledger = runtime.ledger
+    this.#logger = runtime.logger
+  }
+
+  /** A lease is out. */
+  record(lease: PooledLease): void {
+    this.#leases.add(lease)
+    this.#ledger.record(lease)
+  }
+
+  /** It is back. */
+  strike(lease: PooledLease): void {
+    this.#leases.delete(lease)
+    this.#ledger.strike(lease)
   }
 
   get waiting(): number {
@@ -77,7 +94,7 @@ export class Pool {
       max: this.config.max,
       open: this.#connections.size,
       idle: this.#idle.length,
-      leased: this.leases.size,
+      leased: this.#leases.size,
       opening: this.#opening,
       waiting: this.waiting,
       longestWaitMs: Math.round(this.#longestWaitMs),
@@ -119,7 +136,7 @@ export class Pool {
 
   /** The connection of a lease that has no need of it right now. */
   #yielded(): Connection | undefined {
-    for (const lease of this.leases) {
+    for (const lease of this.#leases) {
       const connection = lease.yieldIfIdle()
       if (connection !== undefined) return connection
     }
@@ -129,12 +146,17 @@ export class Pool {
   /** Takes back a connection that is idle and clean, and hands it to whoever waits. */
   giveBack(connection: Connection): void {
     if (connection.isGone) return
-    if (this.#closing) return this.#close(connection, 'the application closed')
-    if (this.#isTooOld(connection)) return this.#close(connection, 'it had reached its lifetime')
+    if (this.#closing || this.#isTooOld(connection)) {
+      this.#close(connection, this.#closing ? 'the application closed' : 'it had reached its lifetime')
+      return
+    }
     const waiter = this.#returning.shift() ?? this.#newcomers.shift()
-    if (waiter !== undefined) return this.#grant(waiter, connection)
-    connection.idleSince = performance.now()
-    this.#idle.push(connection)
+    if (waiter === undefined) {
+      connection.idleSince = performance.now()
+      this.#idle.push(connection)
+    } else {
+      this.#grant(waiter, connection)
+    }
   }
 
   /** Resets a connection that has session state, then takes it back; one that can't be reset is discarded. */
@@ -240,9 +262,9 @@ export class Pool {
     const now = performance.now()
     const due = now - this.config.acquireTimeoutMs + 1
     for (const queue of [this.#returning, this.#newcomers]) {
-      while (queue[0] !== undefined && queue[0].since <= due) {
-        const waiter = queue.shift()!
-        this.#refuse(waiter, this.exhausted(waiter.borrower, 'timeout', now - waiter.since))
+      for (let first = queue[0]; first !== undefined && first.since <= due; first = queue[0]) {
+        queue.shift()
+        this.#refuse(first, this.exhausted(first.borrower, 'timeout', now - first.since))
       }
     }
     const next = Math.min(this.#returning[0]?.since ?? Infinity, this.#newcomers[0]?.since ?? Infinity)
@@ -352,7 +374,7 @@ export class Pool {
       this.#idle.splice(this.#idle.indexOf(connection), 1)
       this.#close(connection, expired ? 'it had been idle for long' : 'it had reached its lifetime')
     }
-    for (const lease of this.leases) lease.inspect(now)
+    for (const lease of this.#leases) lease.inspect(now)
   }
 
   #close(connection: Connection, reason: string): void {

@@ -2,7 +2,6 @@ import { type ReqscopeError, ScopeEndedError } from '../errors.ts'
 import { publish } from '../events.ts'
 import type { AcquisitionSite } from '../scope/acquisition-site.ts'
 import { currentContext, outsideEveryScope } from '../scope/current.ts'
-import type { Ledger } from '../scope/ledger.ts'
 import { assertUsable } from '../scope/ownership.ts'
 import type { Scope } from '../scope/scope.ts'
 import { Connection } from './connection.ts'
@@ -21,18 +20,16 @@ export class ScopeLeases implements LeaseHolder, Borrower {
   waits = 0
 
   readonly #pool: Pool
-  readonly #ledger: Ledger
   readonly #takenAt: AcquisitionSite | undefined
   readonly #all: Lease[] = []
   #sticky: Lease | undefined
   #acquiring: Promise<Lease> | undefined
   #onFree: (() => void)[] | undefined
 
-  constructor(scope: Scope, resource: string, pool: Pool, ledger: Ledger) {
+  constructor(scope: Scope, resource: string, pool: Pool) {
     this.scope = scope
     this.resource = resource
     this.#pool = pool
-    this.#ledger = ledger
     this.#takenAt = pool.sites.record(scope.name, scope.handleOf)
   }
 
@@ -315,8 +312,7 @@ export class ScopeLeases implements LeaseHolder, Borrower {
     const lease = new Lease(connection, this, this.#takenAt)
     this.heldBefore = true
     this.#all.push(lease)
-    this.#pool.leases.add(lease)
-    this.#ledger.record(lease)
+    this.#pool.record(lease)
     return lease
   }
 
@@ -325,8 +321,7 @@ export class ScopeLeases implements LeaseHolder, Borrower {
     const index = this.#all.indexOf(lease)
     if (index < 0) return
     this.#all.splice(index, 1)
-    this.#pool.leases.delete(lease)
-    this.#ledger.strike(lease)
+    this.#pool.strike(lease)
     lease.returned()
   }
 }

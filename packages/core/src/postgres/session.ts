@@ -1,7 +1,6 @@
 import { type ReqscopeError, SharedConnectionError } from '../errors.ts'
 import type { AcquisitionSite } from '../scope/acquisition-site.ts'
 import { type Context, currentContext, findInContext, runWithin } from '../scope/current.ts'
-import type { Ledger } from '../scope/ledger.ts'
 import type { TransactionOptions } from '../scope/resource.ts'
 import type { Scope } from '../scope/scope.ts'
 import { cursorIsOpen, Lease } from './lease.ts'
@@ -49,11 +48,11 @@ export class Session implements TransactionHost {
   readonly #leases: ScopeLeases
   #transactions: Set<Transaction> | undefined
 
-  constructor(scope: Scope, resource: string, pool: Pool, ledger: Ledger) {
+  constructor(scope: Scope, resource: string, pool: Pool) {
     this.scope = scope
     this.resource = resource
     this.pool = pool
-    this.#leases = new ScopeLeases(scope, resource, pool, ledger)
+    this.#leases = new ScopeLeases(scope, resource, pool)
   }
 
   /** @throws what `assertUsable` throws. */

@@ -177,6 +177,25 @@ describe('a connection', () => {
     expect(seen).toEqual([undefined, undefined, undefined, undefined])
   })
 
+  it('reads values in nobody’s context: not in that of whoever made it necessary to open it', async () => {
+    const users = new AsyncLocalStorage<string>()
+    const seen: unknown[] = []
+    const point = {
+      to: 600,
+      from: [600],
+      serialize: String,
+      parse(text: string) {
+        seen.push(tryCurrentScope(), users.getStore())
+        return text
+      },
+    }
+    const app = appOn(clerk, { max: 1, types: { point } })
+    for (const user of ['the first', 'the second']) {
+      await users.run(user, () => app.run({ name: user }, (scope) => scope.db.$client`select '(1,2)'::point as p`))
+    }
+    expect(seen).toEqual([undefined, undefined, undefined, undefined])
+  })
+
   it('shows its applicationName and has its settings', async () => {
     const app = appOn(clerk, { applicationName: 'till-7', settings: { search_path: 'till, public', work_mem: '8MB' } })
     await app.run({ name: 'looks' }, async (scope) => {

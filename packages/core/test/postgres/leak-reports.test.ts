@@ -1,5 +1,8 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { sql } from 'drizzle-orm'
-import { describe, expect, it, vi } from 'vitest'
+import { describe, expect, it, onTestFinished, vi } from 'vitest'
+import { tryCurrentScope } from '../../src/index.ts'
 import { pin } from '../../src/postgres/index.ts'
 import { heard } from '../heard.ts'
 import { here } from '../here.ts'
@@ -133,6 +136,21 @@ describe('a lease that cannot yield for longer than leakThresholdMs', () => {
     const leaking = heard('reqscope:lease:leaking')
     const leak = await holding(app, 'leaks', hold)
     await vi.waitFor(() => expect(leaking).toMatchObject([{ lease: { state } }]), 5_000)
+    await leak.letGo()
+  })
+})
+
+describe('a report', () => {
+  it('is made outside of every scope, by whichever scope the first connection was opened', async () => {
+    const app = appOn(database, { leakThresholdMs })
+    const users = new AsyncLocalStorage<string>()
+    const seen: unknown[] = []
+    const listen = () => void seen.push(tryCurrentScope(), users.getStore())
+    subscribe('reqscope:lease:leaking', listen)
+    onTestFinished(() => void unsubscribe('reqscope:lease:leaking', listen))
+    const leak = await users.run('somebody', () => holding(app, 'leaks', inTransaction))
+    await vi.waitFor(() => expect(seen).toHaveLength(2), 5_000)
+    expect(seen).toEqual([undefined, undefined])
     await leak.letGo()
   })
 })

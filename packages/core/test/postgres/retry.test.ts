@@ -222,7 +222,7 @@ describe('retries', () => {
     })
     expect(waits).toHaveLength(4)
     // Between a half and all of 10, 20, 40 and 80 ms; timers of Node may fire a millisecond early.
-    waits.forEach((waited, index) => expect(waited).toBeGreaterThanOrEqual(5 * 2 ** index - 1))
+    for (const [index, waited] of waits.entries()) expect(waited).toBeGreaterThanOrEqual(5 * 2 ** index - 1)
   })
 
   it('are told apart from what a savepoint has undone', async () => {
