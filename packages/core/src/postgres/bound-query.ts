@@ -228,8 +228,11 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
     const occupied = await this.#session.occupy(this.#level)
     const { lease, failed, free } = occupied
     try {
-      const stream = (await lease.fetch(this.text, () => open(this.#build(lease.connection)))) as Readable | Writable
+      const query = this.#build(lease.connection)
+      const stream = (await lease.fetch(this.text, () => open(query))) as Readable | Writable
       lease.noteEffect(this.effect)
+      // Once all rows are written the client has forgotten the stream, and would tell nobody that the server refused them.
+      Object.assign(query, { reject: (error: Error) => stream.destroy(error) })
       freeAfter(stream, occupied)
       return stream
     } catch (error) {
@@ -252,12 +255,13 @@ function freeAfter(stream: Readable | Writable, { lease, isShared, failed, free 
     isOver = true
     connection.occupant = undefined
     if (error) failed(error)
+    // The client stops reading for good from a connection whose COPY … TO was given up half-way, other than by the server.
+    const readable = !error || !(stream instanceof Readable) || 'routine' in error
     // What follows in a transaction queues behind the last few bytes; somebody else gets the connection when those are through.
-    if (!error && isShared) return void free(true)
-    // The client stops reading for good from a connection whose COPY … TO was given up half-way.
+    if (isShared) return void free(readable && !connection.isGone)
     const answers = async () => {
       await lease.whenReady()
-      return !(error && stream instanceof Readable) && connection.answers()
+      return readable && connection.answers()
     }
     void answers().then(free)
   }

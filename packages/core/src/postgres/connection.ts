@@ -22,7 +22,6 @@ const RESET =
  * connection is lost for good; a client that reconnected would run the rest of a transaction in autocommit.
  */
 export class Connection {
-  readonly sql: Sql
   readonly unsendable = new UnsendableValues()
   readonly openedAt = performance.now()
   /** When it was last put to rest. */
@@ -32,6 +31,8 @@ export class Connection {
   /** The stream that is open on it: it ends with the connection, also where the client would forget it. */
   occupant: { destroy(error: Error): unknown } | undefined
 
+  // Out of sight: its options hold the password.
+  readonly #sql: Sql
   readonly #resource: string
   readonly #config: PostgresConfig
   readonly #socket: Socket
@@ -52,7 +53,7 @@ export class Connection {
     this.#socket = socket
     this.#server = server
     let handedOut = false
-    this.sql = createClient(config.url, {
+    this.#sql = createClient(config.url, {
       ...(password !== undefined && { password }),
       types: config.types,
       connection: config.settings,
@@ -104,6 +105,10 @@ export class Connection {
     return connection
   }
 
+  get sql(): Sql {
+    return this.#sql
+  }
+
   /** The server's process id. */
   get backend(): number | undefined {
     return this.#backend?.pid
@@ -116,7 +121,7 @@ export class Connection {
   /** @param cause the error of the statement that found out, if any. */
   lostError(facts: { cause?: unknown; outcome?: 'unknown'; idleInTransaction?: boolean } = {}): ConnectionLostError {
     const { target, idleInTransactionTimeoutMs } = this.#config
-    const hint = facts.idleInTransaction
+    const hint = facts.idleInTransaction && idleInTransactionTimeoutMs > 0
       ? ` It had been idle in a transaction; the server ends that after ${idleInTransactionTimeoutMs} ms (idleInTransactionTimeoutMs).`
       : ''
     const outcome =

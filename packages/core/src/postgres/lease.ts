@@ -198,8 +198,7 @@ export class Lease implements PooledLease {
         return lastTagOf(result as unknown as TaggedResult | TaggedResult[])
       },
       (error: unknown) => {
-        const lost = isConnectionLoss(error) || this.connection.isGone
-        const failure = lost ? this.#lost(error, outcome) : this.failure(error)
+        const failure = this.#isLost(error) ? this.#lost(error, outcome) : this.failure(error)
         this.#settle()
         throw failure
       },
@@ -227,7 +226,7 @@ export class Lease implements PooledLease {
   /** What a failed statement is reported as. */
   failure(error: unknown): unknown {
     const cancelReason = this.#holder.scope.cancelReason ?? this.reclaimedBy
-    if (isConnectionLoss(error) || this.connection.isGone) return cancelReason ?? this.#lost(error)
+    if (this.#isLost(error)) return cancelReason ?? this.#lost(error)
     if (cancelReason !== undefined && (error as { code?: unknown }).code === '57014') {
       cancelReason.cause ??= error
       return cancelReason
@@ -340,6 +339,12 @@ export class Lease implements PooledLease {
         resolve()
       }
     })
+  }
+
+  /** Whether it failed because its connection did. A socket fails a moment before it closes: nothing more is sent meanwhile. */
+  #isLost(error: unknown): boolean {
+    if (isConnectionLoss(error)) this.connection.discard('the connection failed')
+    return this.connection.isGone
   }
 
   #lost(cause: unknown, outcome?: 'unknown'): Error {

@@ -151,7 +151,7 @@ export function checkPostgresOptions(options: PostgresOptions<Record<string, unk
   const leakThresholdMs = read.milliseconds('leakThresholdMs', 30_000)
   const sites = leakThresholdMs === 0 ? 'never' : process.env.NODE_ENV === 'production' ? 'sampled' : 'always'
   const parsed = parsedUrl(options)
-  return {
+  return withoutSecretsShown({
     target: targetOf(parsed, options.ssl),
     url: options.url,
     password: options.password,
@@ -177,7 +177,14 @@ export function checkPostgresOptions(options: PostgresOptions<Record<string, unk
     acquisitionSites: read.oneOf('acquisitionSites', sites, ['always', 'sampled', 'never']),
     prepare: read.boolean('prepare', true),
     maxPrepared: read.integer('maxPrepared', 256, { min: 0 }),
-  }
+  })
+}
+
+/** Whoever prints a handle prints what it refers to: that must not be a password or a key. */
+function withoutSecretsShown(config: PostgresConfig): PostgresConfig {
+  Object.defineProperties(config, { url: { enumerable: false }, password: { enumerable: false } })
+  Object.defineProperty(config.target, 'ssl', { enumerable: false })
+  return config
 }
 
 /** The URL is read by postgres.js itself, so it means here what it means there. The client never connects. */

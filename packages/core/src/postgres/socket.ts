@@ -41,7 +41,7 @@ async function openEndpoint(
   const socket = await within(net.connect({ host: address ?? host, port }), leftMs(), 'connect')
   socket.setNoDelay(true)
   // A name may stand for several servers.
-  const server: Target = { ...target, endpoints: [{ ...endpoint, address: socket.remoteAddress }] }
+  const server: Target = { ...target, ssl: target.ssl, endpoints: [{ ...endpoint, address: socket.remoteAddress }] }
   return { socket: target.ssl === false ? socket : await secured(socket, host, target.ssl, leftMs), server }
 }
 

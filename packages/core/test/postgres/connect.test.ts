@@ -1,6 +1,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { once } from 'node:events'
 import net, { type AddressInfo } from 'node:net'
+import { inspect } from 'node:util'
 import type { ChaosProxy } from '@reqscope/services/chaos-proxy'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { ConnectionLostError, tryCurrentScope } from '../../src/index.ts'
@@ -194,6 +195,18 @@ describe('a connection', () => {
       await users.run(user, () => app.run({ name: user }, (scope) => scope.db.$client`select '(1,2)'::point as p`))
     }
     expect(seen).toEqual([undefined, undefined, undefined, undefined])
+  })
+
+  it('shows its password to nobody who prints what has to do with it', async () => {
+    for (const options of [{}, { password: SECRET }]) {
+      const app = appOn(clerk, options)
+      await app.run({ name: 'prints' }, async (scope) => {
+        await backendOf(scope)
+        for (const value of [app, app.resources, app.snapshot(), scope, scope.db, scope.db.$client, scope.db.select]) {
+          expect(inspect(value, { depth: Number.POSITIVE_INFINITY })).not.toContain(SECRET)
+        }
+      })
+    }
   })
 
   it('shows its applicationName and has its settings', async () => {

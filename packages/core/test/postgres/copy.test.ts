@@ -200,6 +200,21 @@ describe('COPY … TO STDOUT', () => {
     expect(await ownersIn(database)).toEqual(['ann', 'bob', 'eve'])
   })
 
+  it('that the server ends half-way fails with its error, in a savepoint without harm to the transaction', async () => {
+    await appOn(database).run({ name: 'export' }, async (scope) => {
+      await scope.transaction(async () => {
+        await scope.db.insert(accounts).values({ owner: 'eve' })
+        const part = scope.db.transaction(async () => {
+          const text = 'copy (select 1 / (5000 - n) from generate_series(1, 6000) n) to stdout'
+          await textOf(await scope.db.$client.unsafe(text).readable())
+        })
+        expect(await failureOf(part)).toMatchObject({ code: '22012' })
+        expect(await scope.db.$count(accounts)).toBe(3)
+      })
+    })
+    expect(await ownersIn(database)).toEqual(['ann', 'bob', 'eve'])
+  })
+
   it('that is given up costs its connection, which is replaced', async () => {
     const app = appOn(database, { max: 1 })
     await app.run({ name: 'export' }, async (scope) => {

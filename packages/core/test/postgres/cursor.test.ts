@@ -33,9 +33,9 @@ describe('a cursor', () => {
         looped.push(batch.map(({ n }) => n))
       expect(looped).toEqual(expected)
       const called: unknown[] = []
-      const note = (batch: readonly { n?: number }[]) => void called.push(batch.map(({ n }) => n))
-      if (rows === undefined) await sql.unsafe(FIVE).cursor(note)
-      else await sql.unsafe(FIVE).cursor(rows, note)
+      const note = (batch: readonly { n: number }[]) => void called.push(batch.map(({ n }) => n))
+      if (rows === undefined) await sql.unsafe<{ n: number }[]>(FIVE).cursor(note)
+      else await sql.unsafe<{ n: number }[]>(FIVE).cursor(rows, note)
       expect(called).toEqual(expected)
     })
   })
@@ -149,9 +149,8 @@ describe('a cursor', () => {
     const app = appOn(database, { max: 1 })
     await app.run({ name: 'report' }, async (scope) => {
       const sql = scope.db.$client
-      const read = async (query: typeof sql extends infer Client ? unknown : never, seen: unknown[]) => {
-        for await (const batch of (query as { cursor(rows: number): AsyncIterable<unknown[]> }).cursor(1))
-          seen.push(...batch)
+      const read = async (query: { cursor(rows: number): AsyncIterable<unknown[]> }, seen: unknown[]) => {
+        for await (const batch of query.cursor(1)) seen.push(...batch)
       }
       expect(await failureOf(read(sql`select * from nowhere`, []))).toMatchObject({ code: '42P01' })
       const seen: unknown[] = []

@@ -1,3 +1,4 @@
+import { inspect } from 'node:util'
 import { describe, expect, it } from 'vitest'
 import { createScopes, InvalidOptionError } from '../../src/index.ts'
 import { type PostgresOptions, postgres } from '../../src/postgres/index.ts'
@@ -160,7 +161,6 @@ describe('a postgres resource', () => {
   })
 
   it('is shown by JSON.stringify and util.inspect without its password', async () => {
-    const { inspect } = await import('node:util')
     const scopes = createScopes({ resources: { db: postgres({ url, password: SECRET }) } })
     const scope = scopes.open({ id: 'r-1', kind: 'request', name: 'GET /' })
     for (const value of [scopes, scopes.resources, scope, scopes.snapshot()]) {

@@ -1,7 +1,7 @@
 import { sql } from 'drizzle-orm'
 import type { Sql } from 'postgres'
 import { beforeEach, describe, expect, it } from 'vitest'
-import { ConnectionLostError, PoolExhaustedError } from '../../src/index.ts'
+import { ConnectionLostError, DeadlineExceededError, PoolExhaustedError } from '../../src/index.ts'
 import { accounts, accountsDatabase, appOn, backendOf, backendsOf, failureOf, Gate, ownersIn } from './fixture.ts'
 
 const database = await accountsDatabase()
@@ -215,6 +215,21 @@ describe('a connection with session state', () => {
       expect(failure).toBeInstanceOf(PoolExhaustedError)
       expect((failure as Error).message).toContain("holds this scope's session state")
     })
+    expect(await ownersIn(database)).toEqual([])
+  })
+
+  it('lets whoever waits for it go at the deadline of the scope', async () => {
+    const app = appOn(database, { acquireTimeoutMs: 10_000 })
+    const failure = await failureOf(
+      app.run({ name: 'tenant', timeoutMs: 120 }, async (scope) => {
+        await scope.db.execute(sql`set my.tenant = '7'`)
+        await scope.transaction(async () => {
+          await scope.db.insert(accounts).values({ owner: 'outer' })
+          await scope.transaction({ propagation: 'notSupported' }, () => scope.db.select().from(accounts))
+        })
+      }),
+    )
+    expect(failure).toBeInstanceOf(DeadlineExceededError)
     expect(await ownersIn(database)).toEqual([])
   })
 

@@ -1,10 +1,8 @@
-import { once } from 'node:events'
-import type { AddressInfo } from 'node:net'
-import { connect as connectSocket, createServer, type Socket } from 'node:net'
 import { eq, sql } from 'drizzle-orm'
-import { beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest'
+import { beforeEach, describe, expect, it, vi } from 'vitest'
 import { DeadlineExceededError, InvalidOptionError, TransactionEndedError } from '../../src/index.ts'
 import { accounts, accountsDatabase, appOn, backendOf, backendsOf, failureOf, Gate, ownersIn } from './fixture.ts'
+import { wireTo } from './wire.ts'
 
 const database = await accountsDatabase()
 const { watch } = database
@@ -172,16 +170,23 @@ describe('a transaction', () => {
   })
 
   it('sends BEGIN together with the first statement instead of waiting for its answer', async () => {
-    const wire = await answersHeldBackUntil('insert into "accounts"')
+    const sent: string[] = []
+    const wire = await wireTo(database, (text, connection) => {
+      const begins = text.includes('begin\0')
+      const inserts = text.includes('insert into "accounts"')
+      if (begins) sent.push('begin')
+      if (inserts) sent.push('insert')
+      // Were the answer to BEGIN waited for, the insert would never come.
+      if (begins && !inserts) connection.holdAnswers()
+      if (inserts) connection.letAnswersThrough()
+    })
     const app = appOn(wire.url)
-    await app.start()
-    wire.holdAnswersFrom('begin')
     await app.run({ name: 'order' }, (scope) =>
       scope.transaction(async () => {
         await scope.db.insert(accounts).values({ owner: 'ann' })
       }),
     )
-    expect(wire.held).toBe(true)
+    expect(sent).toEqual(['begin', 'insert'])
     expect(await ownersIn(database)).toEqual(['ann'])
   })
 
@@ -194,6 +199,58 @@ describe('a transaction', () => {
         expect((await scope.db.select().from(accounts).orderBy(accounts.id)).map(({ owner }) => owner)).toEqual(owners)
       }),
     )
+  })
+})
+
+describe('a transaction in a clean-up of its scope', () => {
+  it('commits, and its afterCommit runs', async () => {
+    const app = appOn(database)
+    const ran: string[] = []
+    await app.run({ name: 'order' }, async (scope) => {
+      await scope.db.insert(accounts).values({ owner: 'work' })
+      scope.defer(() =>
+        scope.transaction(async () => {
+          await scope.db.insert(accounts).values({ owner: 'clean-up' })
+          await scope.db.transaction((tx) => tx.insert(accounts).values({ owner: 'nested' }))
+          scope.afterCommit(() => ran.push('committed'))
+        }),
+      )
+    })
+    expect(await ownersIn(database)).toEqual(['work', 'clean-up', 'nested'])
+    expect(ran).toEqual(['committed'])
+    expect(app.snapshot().leases).toEqual([])
+  })
+})
+
+describe('a transaction that is opened by hand, as an adapter does', () => {
+  it('is around what run calls, until it is committed, and can be ended only once', async () => {
+    const app = appOn(database)
+    await app.run({ name: 'POST /orders' }, async (scope) => {
+      const transaction = scope.openTransaction({ isolationLevel: 'repeatable read' })
+      expect(transaction.state).toBe('open')
+      await transaction.run(() => scope.db.insert(accounts).values({ owner: 'ann' }).execute())
+      await transaction.run(() => scope.transaction(() => scope.db.insert(accounts).values({ owner: 'bob' })))
+      expect(await ownersIn(database)).toEqual([])
+      await transaction.commit()
+      expect(await ownersIn(database)).toEqual(['ann', 'bob'])
+      expect(transaction.state).toBe('ended')
+      expect(await failureOf(transaction.commit())).toMatchObject({ reason: 'used-after-end' })
+      await transaction.rollback()
+      const late = transaction.run(() => scope.db.insert(accounts).values({ owner: 'late' }).execute())
+      expect(await failureOf(late)).toMatchObject({ reason: 'used-after-end' })
+    })
+    expect(await ownersIn(database)).toEqual(['ann', 'bob'])
+  })
+
+  it('that nobody ends is rolled back with its scope, and reported', async () => {
+    const app = appOn(database)
+    await app.run({ name: 'POST /orders' }, async (scope) => {
+      const transaction = scope.openTransaction({})
+      await transaction.run(() => scope.db.insert(accounts).values({ owner: 'ann' }).execute())
+    })
+    expect(await ownersIn(database)).toEqual([])
+    expect(app.snapshot().leases).toEqual([])
+    expect(app.logs).toMatchObject([{ level: 'warn', facts: { lease: { state: 'transaction' } } }])
   })
 })
 
@@ -409,42 +466,3 @@ describe('a transaction that cannot commit', () => {
     expect(await app.run({ name: 'next' }, (next) => next.db.select().from(accounts))).toEqual([])
   })
 })
-
-/** A relay to the database that can hold back the server's answers from one text of the client's until another has come too. */
-async function answersHeldBackUntil(second: string) {
-  let first: string | undefined
-  const wire = { url: '', held: false, holdAnswersFrom: (text: string) => void (first = text) }
-  const target = new URL(database.url)
-  const sockets = new Set<Socket>()
-  const server = createServer((client) => {
-    const upstream = connectSocket(Number(target.port), target.hostname)
-    let heard = ''
-    for (const socket of [client, upstream]) sockets.add(socket.on('error', () => {}))
-    client.on('data', (chunk) => {
-      if (first !== undefined) heard += chunk.toString('latin1')
-      if (first !== undefined && heard.includes(first) && !heard.includes(second)) {
-        wire.held = true
-        upstream.pause()
-      }
-      upstream.write(chunk)
-      if (heard.includes(second)) {
-        wire.held = true
-        upstream.resume()
-      }
-    })
-    upstream.on('data', (chunk) => client.write(chunk))
-    client.on('close', () => upstream.destroy())
-    upstream.on('close', () => client.destroy())
-  })
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  onTestFinished(() => {
-    server.close()
-    for (const socket of sockets) socket.destroy()
-  })
-  const url = new URL(database.url)
-  url.hostname = '127.0.0.1'
-  url.port = String((server.address() as AddressInfo).port)
-  wire.url = url.href
-  return wire
-}
