@@ -18,12 +18,17 @@ export class Child {
 
   /** The next message it sends. */
   async answer<Answer>(): Promise<Answer> {
-    const ended = once(this.#process, 'exit').then(([code]) => {
+    const answered = new AbortController()
+    const ended = once(this.#process, 'exit', answered).then(([code]) => {
       throw new Error(`a child ended with ${code} before it had answered`)
     })
-    const [answer] = await Promise.race([once(this.#process, 'message'), ended])
-    ended.catch(() => {}) // it may end now as it likes
-    return answer as Answer
+    ended.catch(() => {}) // once it has answered it may end as it likes
+    try {
+      const [answer] = await Promise.race([once(this.#process, 'message', answered), ended])
+      return answer as Answer
+    } finally {
+      answered.abort()
+    }
   }
 
   async ask<Answer>(question: string | object): Promise<Answer> {

@@ -63,7 +63,8 @@ export async function measureRow(row: Row, databaseUrl: string, effort: Effort):
       ratioSpread: spread(ratios),
       atLeast: row.atLeast,
       aim: row.aim,
-      holds: ratio >= row.atLeast,
+      // A refusal is quick: a row with failures measures something else.
+      holds: ratio >= row.atLeast && [...ours, ...baseline].every(({ failed }) => failed === 0),
     }
   } finally {
     await Promise.all([load.stop(), sides.ours.stop(), sides.baseline.stop()])

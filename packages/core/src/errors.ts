@@ -166,6 +166,10 @@ export class PoolExhaustedError extends ReqscopeError {
   readonly max: number
   readonly waiting: number
   readonly waitedMs: number
+  readonly opening: number
+  /** How many connections of the pool the asking scope itself holds. */
+  readonly heldByScope: number
+  readonly reason: 'timeout' | 'queue-full' | 'session-busy'
 
   constructor(facts: {
     resource: string
@@ -190,13 +194,18 @@ export class PoolExhaustedError extends ReqscopeError {
         : ` This scope holds ${facts.heldByScope} of them itself and waits for one more (a nested requiresNew, notSupported or parallel transaction?).`
     super(
       `${what}: ${facts.max} at most, ${facts.opening} being opened, ${facts.waiting} waiting.${own} ` +
-        'scopes.snapshot() says who holds them; hold transactions for less long, or raise max.',
+        (facts.reason === 'session-busy'
+          ? 'No other connection has that state: run its transactions one after another, or use pin for what needs it.'
+          : 'scopes.snapshot() says who holds them; hold transactions for less long, or raise max.'),
       { retryAfterMs: facts.retryAfterMs, cause: facts.cause },
     )
     this.resource = facts.resource
     this.max = facts.max
     this.waiting = facts.waiting
     this.waitedMs = facts.waitedMs
+    this.opening = facts.opening
+    this.heldByScope = facts.heldByScope
+    this.reason = facts.reason
   }
 }
 

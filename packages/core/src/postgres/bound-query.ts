@@ -1,6 +1,7 @@
 import { AsyncResource } from 'node:async_hooks'
-import { finished, Readable, type Writable } from 'node:stream'
+import { finished, Readable, Writable } from 'node:stream'
 import type { PendingQuery, Row, Sql } from 'postgres'
+import { InvalidOptionError } from '../errors.ts'
 import type { Connection } from './connection.ts'
 import type { Lease } from './lease.ts'
 import type { Level } from './level.ts'
@@ -126,6 +127,10 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
     return textOf(this.#source, fragmentText)
   }
 
+  get setsStatementTimeout(): boolean {
+    return this.#known?.setsStatementTimeout ?? false
+  }
+
   get effect(): KnownText['effect'] {
     return this.#known?.effect ?? 'none'
   }
@@ -229,17 +234,37 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
     const { lease, failed, free } = occupied
     try {
       const query = this.#build(lease.connection)
-      const stream = (await lease.fetch(this.text, () => open(query))) as Readable | Writable
+      whenStreaming(query, (stream) => freeAfter(stream, occupied))
+      const stream = await lease.fetch(this.text, () => open(query))
       lease.noteEffect(this.effect)
-      // Once all rows are written the client has forgotten the stream, and would tell nobody that the server refused them.
-      Object.assign(query, { reject: (error: Error) => stream.destroy(error) })
-      freeAfter(stream, occupied)
+      if (!isStream(stream))
+        throw new InvalidOptionError('statement', this.text, 'a COPY, to be read or written as a stream')
       return stream
     } catch (error) {
       failed(error)
       await free(await lease.connection.answers())
       throw error
     }
+  }
+}
+
+function isStream(value: unknown): value is Readable | Writable {
+  return value instanceof Readable || value instanceof Writable
+}
+
+/**
+ * Calls `fn` when the client makes the stream of a query, in that very moment: it may fail before anybody who waits for
+ * it can listen. And once all rows are written the client has forgotten it, and would tell nobody that they were refused.
+ */
+function whenStreaming(query: PendingQuery<Row[]>, fn: (stream: Readable | Writable) => void): void {
+  const settled = query as unknown as { resolve(value: unknown): void; reject(error: Error): void }
+  const { resolve } = settled
+  settled.resolve = (value) => {
+    if (isStream(value)) {
+      settled.reject = (error) => void value.destroy(error)
+      fn(value)
+    }
+    resolve(value)
   }
 }
 

@@ -121,9 +121,10 @@ export class Connection {
   /** @param cause the error of the statement that found out, if any. */
   lostError(facts: { cause?: unknown; outcome?: 'unknown'; idleInTransaction?: boolean } = {}): ConnectionLostError {
     const { target, idleInTransactionTimeoutMs } = this.#config
-    const hint = facts.idleInTransaction && idleInTransactionTimeoutMs > 0
-      ? ` It had been idle in a transaction; the server ends that after ${idleInTransactionTimeoutMs} ms (idleInTransactionTimeoutMs).`
-      : ''
+    const hint =
+      facts.idleInTransaction && idleInTransactionTimeoutMs > 0
+        ? ` It had been idle in a transaction; the server ends that after ${idleInTransactionTimeoutMs} ms (idleInTransactionTimeoutMs).`
+        : ''
     const outcome =
       facts.outcome === 'unknown' ? ' That happened during COMMIT: whether it took effect is unknown.' : ''
     return new ConnectionLostError({

@@ -54,6 +54,8 @@ export class Lease implements PooledLease {
   #reserved = true
   #sessionState = false
   #doubtful = false
+  /** A statement on it has chosen another statement timeout: how long an answer may take is not ours to say. */
+  #ownStatementTimeout = false
   #lastText: string | undefined
   #lastStartedAt = 0
   #settledAt = 0
@@ -139,6 +141,7 @@ export class Lease implements PooledLease {
     if (this.#hold === 'cursor') return Promise.reject(cursorIsOpen(this.#holder.resource))
     const { effect } = statement
     if (effect !== 'none') this.noteEffect(effect)
+    if (statement.setsStatementTimeout) this.#ownStatementTimeout = true
     this.#inFlight++
     this.#lastText = statement.text
     this.#lastStartedAt = performance.now()
@@ -283,7 +286,8 @@ export class Lease implements PooledLease {
   }
 
   inspect(now: number): void {
-    const { leakThresholdMs, statementTimeoutMs } = this.#holder
+    const { leakThresholdMs } = this.#holder
+    const statementTimeoutMs = this.#ownStatementTimeout ? 0 : this.#holder.statementTimeoutMs
     const silentMs = this.#inFlight > 0 ? now - this.#lastStartedAt : 0
     if (statementTimeoutMs > 0 && this.#hold !== 'cursor' && silentMs > statementTimeoutMs + ANSWER_GRACE_MS) {
       this.connection.discard(`no answer came within ${Math.round(silentMs)} ms, past the statement timeout`)

@@ -17,7 +17,7 @@ export interface PostgresOptions<Schema extends Record<string, unknown> = Record
   readonly password?: string | (() => string | Promise<string>)
   /**
    * TLS, instead of the URL's `sslmode`: `require` and `prefer` encrypt without verifying the server, `verify-full` or
-   * `true` verify it, and an object is passed to `tls.connect`. Default: none.
+   * `true` verify it, and an object is passed to `tls.connect`. Default: the URL's, else none.
    */
   readonly ssl?: boolean | 'require' | 'prefer' | 'verify-full' | TlsOptions
   /** Shown in `pg_stat_activity`. Default `'reqscope'`. */
@@ -151,6 +151,9 @@ export function checkPostgresOptions(options: PostgresOptions<Record<string, unk
   const leakThresholdMs = read.milliseconds('leakThresholdMs', 30_000)
   const sites = leakThresholdMs === 0 ? 'never' : process.env.NODE_ENV === 'production' ? 'sampled' : 'always'
   const parsed = parsedUrl(options)
+  const hasOwnStatementTimeout = [options.settings, parsed.connection].some(
+    (each) => each?.statement_timeout !== undefined,
+  )
   return withoutSecretsShown({
     target: targetOf(parsed, options.ssl),
     url: options.url,
@@ -171,7 +174,8 @@ export function checkPostgresOptions(options: PostgresOptions<Record<string, unk
     maxLifetimeMs: read.milliseconds('maxLifetimeMs', 1_800_000),
     connectTimeoutMs: read.milliseconds('connectTimeoutMs', 10_000, { min: 1 }),
     validateAfterIdleMs: read.milliseconds('validateAfterIdleMs', 30_000),
-    statementTimeoutMs,
+    // One that is set elsewhere counts; which one that is, only the server knows.
+    statementTimeoutMs: hasOwnStatementTimeout ? 0 : statementTimeoutMs,
     idleInTransactionTimeoutMs,
     leakThresholdMs,
     acquisitionSites: read.oneOf('acquisitionSites', sites, ['always', 'sampled', 'never']),
@@ -191,24 +195,16 @@ function withoutSecretsShown(config: PostgresConfig): PostgresConfig {
 function parsedUrl(options: PostgresOptions<Record<string, unknown>>): ParsedOptions {
   const expected = 'a URL like postgres://user:password@host:5432/database'
   if (typeof options.url !== 'string' || !/^postgres(ql)?:\/\//.test(options.url)) {
-    throw new InvalidOptionError(
-      'postgres.url',
-      typeof options.url === 'string' ? 'another string' : options.url,
-      expected,
-    )
+    throw new InvalidOptionError('postgres.url', typeof options.url === 'string' ? UNSHOWN : options.url, expected)
   }
   let parsed: ParsedOptions
   try {
     parsed = createClient(options.url, { max: 1 }).options
   } catch {
-    throw new InvalidOptionError('postgres.url', '://', expected)
+    throw new InvalidOptionError('postgres.url', UNSHOWN, expected)
   }
   if ((parsed.target_session_attrs as unknown) !== undefined) {
-    throw new InvalidOptionError(
-      'postgres.url',
-      'target_session_attrs',
-      'without target_session_attrs: name the host that is meant',
-    )
+    throw new InvalidOptionError('postgres.url', UNSHOWN, 'without target_session_attrs: name the host that is meant')
   }
   return parsed
 }

@@ -35,6 +35,8 @@ interface Waiter {
 }
 
 const RETRY_OPENING_MS = 200
+/** After how long an opening counts as slow: then those who wait are given what others only keep. */
+const SLOW_OPENING_MS = 50
 /** How long a connection that was idle may take to say that it works, in milliseconds. */
 const PING_TIMEOUT_MS = 1_000
 
@@ -274,20 +276,32 @@ export class Pool {
   /** Opens a connection for whoever waits; resolves when that has succeeded or failed. */
   #open(): Promise<void> {
     this.#opening++
+    const slow = outsideEveryScope(() => setTimeout(() => this.#serveByYielding(), SLOW_OPENING_MS))
     return outsideEveryScope(() => Connection.open(this.#resource, this.config)).then(
       (connection) => {
+        clearTimeout(slow)
         this.#opening--
-        this.#lastFailure = undefined
         this.#admit(connection)
       },
       (error: unknown) => {
+        clearTimeout(slow)
         this.#opening--
         this.#openingFailed(error)
       },
     )
   }
 
+  /** No other connection is to come soon, so those that scopes only keep have to do. */
+  #serveByYielding(): void {
+    while (this.waiting > 0) {
+      const connection = this.#yielded()
+      if (connection === undefined) return
+      this.giveBack(connection)
+    }
+  }
+
   #admit(connection: Connection): void {
+    this.#lastFailure = undefined
     this.#connections.add(connection)
     connection.onGone = () => this.#lost(connection)
     if (!this.#closing) {
@@ -305,12 +319,7 @@ export class Pool {
       this.#refuseAll(error)
       return
     }
-    // No other connection is to come for them, so those that others only keep have to do.
-    while (this.waiting > 0) {
-      const connection = this.#yielded()
-      if (connection === undefined) break
-      this.giveBack(connection)
-    }
+    this.#serveByYielding()
     if (this.#closing) return
     this.#reopening ??= outsideEveryScope(() =>
       setTimeout(() => {

@@ -60,6 +60,7 @@ async function secured(
   const verifies = ssl === true || ssl === 'verify-full'
   const secure = tls.connect({
     socket,
+    host, // whose certificate it must be; a name is sent as well, so that the server can choose one
     ...(net.isIP(host) === 0 && { servername: host }),
     ...(typeof ssl === 'object' ? ssl : { rejectUnauthorized: verifies }),
   })
@@ -68,9 +69,9 @@ async function secured(
 
 function firstByte(socket: net.Socket, timeoutMs: number): Promise<string> {
   const answer = within(socket, timeoutMs, 'data', (data: Buffer) => {
-    // Exactly one byte is read: whatever came with it would belong to TLS.
     socket.pause()
-    return String.fromCharCode(data[0] ?? 0)
+    // More than the one byte could only come from somebody in between, ahead of the encryption.
+    return data.length === 1 ? String.fromCharCode(data[0] ?? 0) : ''
   })
   socket.write(SSL_REQUEST)
   return answer

@@ -4,6 +4,8 @@ export type Effect = 'none' | 'session-state' | 'session-doubt' | 'transaction-c
 /** What is known of a statement text. */
 export interface KnownText {
   readonly effect: Effect
+  /** Whether it may choose another `statement_timeout`. */
+  readonly setsStatementTimeout: boolean
   /**
    * Transaction control seems to stand behind a semicolon. It may end a function's body as well (BEGIN ATOMIC … END), so
    * such a text is sent by the protocol that takes a single statement: the server tells.
@@ -95,7 +97,12 @@ export class KnownTexts {
       known.seen++
       return known
     }
-    const fresh: KnownText = { effect: effectOf(text), mayControl: mayControl(text), seen: 1 }
+    const fresh: KnownText = {
+      effect: effectOf(text),
+      setsStatementTimeout: /statement_timeout/i.test(text),
+      mayControl: mayControl(text),
+      seen: 1,
+    }
     if (text.length > MAX_REMEMBERED_LENGTH) return fresh
     if (this.#known.size >= MAX_KNOWN) {
       const oldest = this.#known.keys().next().value

@@ -19,6 +19,7 @@ export type StatementSource =
 export interface Statement<Result> {
   readonly text: string
   readonly effect: KnownText['effect']
+  readonly setsStatementTimeout: boolean
   /** Builds it for the lease's connection and sends it. */
   send(connection: Connection, lease: Lease): PromiseLike<Result>
   /** Told when its answer has come, whatever it is. */

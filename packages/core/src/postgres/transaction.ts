@@ -156,6 +156,8 @@ export class Transaction {
         throw this.#endedError('aborted', this.#failure.cause)
       }
       if (lease.hold === 'cursor') throw this.#endedError('aborted', cursorIsOpen('the transaction'))
+      if (lease.isCancelling) await lease.whenReady()
+      this.#refuseIfEnded(inner)
       await lease.control(`release savepoint ${name}`)
       level.afterCommit.push(...inner.afterCommit)
       return result
@@ -163,8 +165,8 @@ export class Transaction {
       inner.undone = true
       await this.#quiet(inner)
       if (lease.hold === 'cursor') lease.connection.discard('a savepoint ended while a cursor or stream was open in it')
+      if (lease.isCancelling) await lease.whenReady()
       if (this.#state.tag === 'open' && !lease.connection.isGone) {
-        await lease.whenReady()
         await lease.control(`rollback to savepoint ${name}; release savepoint ${name}`).then(
           () => {
             this.#failure = failureBefore

@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import { Readable, type Writable } from 'node:stream'
 import { finished, pipeline } from 'node:stream/promises'
 import { beforeEach, describe, expect, it, vi } from 'vitest'
-import { DeadlineExceededError, ScopeEndedError, SharedConnectionError } from '../../src/index.ts'
+import { DeadlineExceededError, InvalidOptionError, ScopeEndedError, SharedConnectionError } from '../../src/index.ts'
 import { crashes } from '../crashes.ts'
 import { accounts, accountsDatabase, appOn, backendOf, failureOf, ownersIn } from './fixture.ts'
 
@@ -213,6 +213,26 @@ describe('COPY … TO STDOUT', () => {
       })
     })
     expect(await ownersIn(database)).toEqual(['ann', 'bob', 'eve'])
+  })
+
+  it('that the server ends at once, before anybody can listen to the stream, is no uncaught exception', async () => {
+    const found = crashes()
+    await appOn(database, { max: 1 }).run({ name: 'export' }, async (scope) => {
+      const read = async () => textOf(await scope.db.$client`copy (select 1 / 0) to stdout`.readable())
+      expect(await failureOf(read())).toMatchObject({ code: '22012' })
+      expect(await scope.db.$count(accounts)).toBe(2)
+    })
+    expect(found).toEqual([])
+  })
+
+  it('that is none is refused, and costs nothing', async () => {
+    const app = appOn(database, { max: 1 })
+    await app.run({ name: 'export' }, async (scope) => {
+      const backend = await backendOf(scope)
+      expect(await failureOf(scope.db.$client`select 1`.readable())).toBeInstanceOf(InvalidOptionError)
+      expect(await backendOf(scope)).toBe(backend)
+    })
+    expect(app.snapshot().leases).toEqual([])
   })
 
   it('that is given up costs its connection, which is replaced', async () => {
