@@ -35,6 +35,11 @@ describe('the verdict of the smoke test', () => {
     expect(isExpected({ kind: 'wrong answer' })).toBe(false)
   })
 
+  it('expects two answers to a fault, and no more', () => {
+    expect(judge([lost, lost, lost, lost], [fault])).toMatchObject({ expected: [lost, lost], unexpected: [lost, lost] })
+    expect(judge([lost, lost, lost], [fault, { ...fault, pid: 2 }]).unexpected).toEqual([])
+  })
+
   it('expects only a stream to be cut off by a fault', () => {
     expect(isExpected({ kind: 'cut off' })).toBe(false)
     expect(isExpected({ kind: 'cut off', route: 'GET /reports/orders.csv' })).toBe(true)
