@@ -86,24 +86,30 @@ export class ScopeLeakError extends ReqscopeError {
   }
 }
 
-/** The scope was aborted: its client went away, or its runtime is shutting down. Status 499. */
+/**
+ * The scope was aborted: its client went away, the signal it was given fired, or its runtime is shutting down. Status 499,
+ * which nobody will see; on shutdown 503 with Retry-After: the client is still there, and another instance can serve it.
+ */
 export class ScopeAbortedError extends ReqscopeError {
   readonly code = 'RSC_SCOPE_ABORTED'
-  override readonly statusCode = 499
+  override readonly statusCode = 499 as 499 | 503
   readonly scope: ScopeDescription
-  readonly reason: 'client' | 'shutdown' | 'settle-timeout'
+  readonly reason: 'client' | 'shutdown' | 'settle-timeout' | 'signal'
 
   constructor(facts: {
     scope: ScopeDescription
-    reason: 'client' | 'shutdown' | 'settle-timeout'
+    reason: 'client' | 'shutdown' | 'settle-timeout' | 'signal'
     cause?: unknown
   }) {
     const why = {
       client: 'its client closed the connection',
       shutdown: 'the application is shutting down',
       'settle-timeout': 'its handler had not settled in time after the response was closed',
+      signal: 'the signal it was given fired',
     }[facts.reason]
-    super(`${called(facts.scope)} was aborted: ${why}.`, { cause: facts.cause })
+    const retryAfterMs = facts.reason === 'shutdown' ? 1_000 : undefined
+    super(`${called(facts.scope)} was aborted: ${why}.`, { cause: facts.cause, retryAfterMs })
+    if (facts.reason === 'shutdown') this.statusCode = 503
     this.scope = described(facts.scope)
     this.reason = facts.reason
   }

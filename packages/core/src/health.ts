@@ -1,3 +1,4 @@
+import { outsideEveryScope } from './scope/current.ts'
 import type { AnyResource, ResourceHealth } from './scope/resource.ts'
 
 /** How the runtime and each of its resources are. */
@@ -11,18 +12,28 @@ export interface Health {
 export async function healthOf(
   slots: readonly { readonly name: string; readonly resource: AnyResource }[],
   state: Health['state'],
+  timeoutMs: number,
 ): Promise<Health> {
-  const all = await Promise.all(slots.map(async ({ name, resource }) => [name, await askedOf(resource)] as const))
+  const all = await Promise.all(
+    slots.map(async ({ name, resource }) => [name, await askedOf(resource, timeoutMs)] as const),
+  )
   const statuses = all.map(([, health]) => health.status)
   const status =
     state !== 'open' || statuses.includes('down') ? 'down' : statuses.includes('degraded') ? 'degraded' : 'up'
   return { status, state, resources: Object.fromEntries(all) }
 }
 
-async function askedOf(resource: AnyResource): Promise<ResourceHealth> {
+async function askedOf(resource: AnyResource, timeoutMs: number): Promise<ResourceHealth> {
+  let timer: NodeJS.Timeout | undefined
+  const silence = new Promise<ResourceHealth>((resolve) => {
+    const error = `it did not say how it is within ${timeoutMs} ms`
+    timer = outsideEveryScope(() => setTimeout(resolve, timeoutMs, { status: 'down', error }))
+  })
   try {
-    return await resource.health()
+    return await Promise.race([resource.health(), silence])
   } catch (error) {
     return { status: 'down', error: error instanceof Error ? error.message : String(error) }
+  } finally {
+    clearTimeout(timer)
   }
 }

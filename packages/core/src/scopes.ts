@@ -3,7 +3,6 @@ import { InvalidOptionError, OverloadedError, ScopeAbortedError } from './errors
 import type { LeaseDescription } from './events.ts'
 import { type Health, healthOf } from './health.ts'
 import { OptionReader } from './options.ts'
-import type { Outcome } from './scope/cleanup-stack.ts'
 import { COMPLETED } from './scope/cleanup-stack.ts'
 import { outsideEveryScope, runInContext } from './scope/current.ts'
 import { Ledger } from './scope/ledger.ts'
@@ -45,24 +44,18 @@ export interface Snapshot {
 
 const STOP_AFTER_FAILED_START_MS = 1_000
 
+type Life =
+  | { readonly tag: 'idle' }
+  | { readonly tag: 'starting' | 'started'; readonly done: Promise<void> }
+  /** `closing` while scopes may finish, `stopping` while the resources are closed: from then on nothing is opened. */
+  | { readonly tag: 'closing' | 'stopping' | 'closed'; readonly done: Promise<void> }
+
+const IDLE: Life = { tag: 'idle' }
+
 // Members of a scope, today's and those that belong to features of this package: no resource may be named like one.
 const RESERVED: ReadonlySet<string> = new Set([
   ...Object.getOwnPropertyNames(Scope.prototype),
-  ...[
-    'id',
-    'kind',
-    'name',
-    'deadline',
-    'older',
-    'newer',
-    'then',
-    'lock',
-    'tryLock',
-    'acquireLock',
-    'consume',
-    'enqueue',
-    'spawn',
-  ],
+  ...['id', 'kind', 'name', 'deadline', 'then', 'lock', 'tryLock', 'acquireLock', 'consume', 'enqueue', 'spawn'],
 ])
 
 /**
@@ -79,12 +72,9 @@ export class Scopes<R extends Resources = Resources> {
   readonly #ledger = new Ledger()
   readonly #open = new OpenScopes()
   #logger: Logger | undefined
-  #starting: Promise<void> | undefined
-  #started = false
+  #life: Life = IDLE
   /** What was opened and has to be closed. */
   readonly #running = new Set<AnyResource>()
-  #closing: Promise<void> | undefined
-  #closed = false
   #drained: (() => void) | undefined
 
   /** @internal Use {@link createScopes}. */
@@ -122,7 +112,8 @@ export class Scopes<R extends Resources = Resources> {
 
   /** Whether the runtime still takes work. */
   get state(): 'open' | 'closing' | 'closed' {
-    return this.#closed ? 'closed' : this.#closing === undefined ? 'open' : 'closing'
+    const { tag } = this.#life
+    return tag === 'closed' ? 'closed' : tag === 'closing' || tag === 'stopping' ? 'closing' : 'open'
   }
 
   /**
@@ -132,9 +123,13 @@ export class Scopes<R extends Resources = Resources> {
    * @throws OverloadedError when the runtime is closing.
    */
   start(): Promise<void> {
-    if (this.#starting === undefined && this.#closing !== undefined) return Promise.reject(shuttingDown('scopes.start'))
-    this.#starting ??= outsideEveryScope(() => this.#start())
-    return this.#starting
+    const life = this.#life
+    if (life.tag === 'starting' || life.tag === 'started') return life.done
+    if (life.tag !== 'idle') return Promise.reject(shuttingDown('scopes.start'))
+    // A turn later, so that the state is set by then.
+    const done = outsideEveryScope(() => Promise.resolve().then(() => this.#start()))
+    this.#life = { tag: 'starting', done }
+    return done
   }
 
   async #start(): Promise<void> {
@@ -142,14 +137,18 @@ export class Scopes<R extends Resources = Resources> {
       for (const { name, resource } of this.#slots) {
         await resource.start({ name, logger: this.logger })
         this.#running.add(resource)
-        if (this.#closed) throw shuttingDown('scopes.start') // it took longer than the close
+        if (this.#isStopping) throw shuttingDown('scopes.start') // the close has not waited for it
       }
-      this.#started = true
+      if (this.#life.tag === 'starting') this.#life = { tag: 'started', done: this.#life.done }
     } catch (cause) {
       await this.#stopWhatRuns(() => STOP_AFTER_FAILED_START_MS)
-      this.#starting = undefined
+      if (this.#life.tag === 'starting') this.#life = IDLE
       throw cause
     }
+  }
+
+  get #isStopping(): boolean {
+    return this.#life.tag === 'stopping' || this.#life.tag === 'closed'
   }
 
   /**
@@ -164,20 +163,22 @@ export class Scopes<R extends Resources = Resources> {
     fn: (scope: ScopeWith<R>) => Result | Promise<Result>,
   ): Promise<Awaited<Result>> {
     const init = checkedRunOptions(options)
-    if (this.#closing !== undefined) throw shuttingDown(`${init.kind} ${init.name}`)
-    if (!this.#started) await this.start()
+    if (this.state !== 'open') throw shuttingDown(`${init.kind} ${init.name}`)
+    if (this.#life.tag !== 'started') await this.start()
     const scope = this.open(init)
     const unlisten = cancelWith(options.signal, scope)
     try {
       // A query that `fn` returns is sent when it is awaited: that has to happen in the scope, too.
       const result = await runInContext(scope, async () => fn(scope))
-      const failures = await scope.end(COMPLETED)
+      // What was cancelled is not complete, even if `fn` swallowed what its handles told it.
+      const { cancelReason } = scope
+      const failures = await scope.end(cancelReason === undefined ? COMPLETED : { tag: 'aborted', error: cancelReason })
       if (failures !== undefined && failures.length > 0) {
         throw new AggregateError(failures, `the clean-ups of ${scope.kind} ${scope.name} failed`)
       }
       return result
     } catch (error) {
-      await scope.end(scope.aborted ? { tag: 'aborted', error } : { tag: 'failed', error })
+      await scope.end({ tag: scope.cancelReason === undefined ? 'failed' : 'aborted', error })
       throw error
     } finally {
       unlisten()
@@ -190,17 +191,25 @@ export class Scopes<R extends Resources = Resources> {
    * @throws OverloadedError when the runtime is closing.
    */
   open(init: ScopeInit): ScopeWith<R> {
-    if (this.#closing !== undefined) throw shuttingDown(`${init.kind} ${init.name}`)
-    // Whoever does not start the runtime can use it all the same, and what that opens has to be closed.
-    if (!this.#started) for (const { resource } of this.#slots) this.#running.add(resource)
+    const { tag } = this.#life
+    if (tag !== 'started') {
+      if (this.state !== 'open') throw shuttingDown(`${init.kind} ${init.name}`)
+      // Whoever does not start the runtime can use it all the same, and what that opens has to be closed.
+      for (const { resource } of this.#slots) this.#running.add(resource)
+    }
     const scope = new this.#ScopeClass(this.#owner, init)
     this.#open.add(scope)
     return scope as ScopeWith<R>
   }
 
-  /** How the resources are, as they say themselves. */
-  health(): Promise<Health> {
-    return healthOf(this.#slots, this.state)
+  /**
+   * How the resources are, as they say themselves. Never rejects.
+   *
+   * @param options.timeoutMs what says nothing for so long is down, in milliseconds. Default 2,000.
+   */
+  health(options: { readonly timeoutMs?: number } = {}): Promise<Health> {
+    const timeoutMs = new OptionReader('health', options).onlyKnown(['timeoutMs']).milliseconds('timeoutMs', 2_000)
+    return healthOf(this.#slots, this.state, timeoutMs)
   }
 
   /** Who holds the connections? */
@@ -218,24 +227,33 @@ export class Scopes<R extends Resources = Resources> {
    */
   close(options: { readonly timeoutMs?: number } = {}): Promise<void> {
     const timeoutMs = new OptionReader('close', options).onlyKnown(['timeoutMs']).milliseconds('timeoutMs', 10_000)
-    this.#closing ??= outsideEveryScope(() => this.#close(timeoutMs))
-    return this.#closing
+    const life = this.#life
+    if (this.state !== 'open' && life.tag !== 'idle') return life.done
+    const starting = life.tag === 'starting' ? life.done.catch(() => {}) : undefined
+    // A turn later, so that the state is set by then.
+    const done = outsideEveryScope(() => Promise.resolve().then(() => this.#close(timeoutMs, starting)))
+    this.#life = { tag: 'closing', done }
+    return done
   }
 
-  async #close(timeoutMs: number): Promise<void> {
+  /** @param starting settles when a start that is under way has; whatever it opens after this gave up, it closes. */
+  async #close(timeoutMs: number, starting: Promise<void> | undefined): Promise<void> {
     const startedAt = performance.now()
     const left = () => Math.max(0, timeoutMs - (performance.now() - startedAt))
-    if (this.#starting !== undefined)
-      await inTime(
-        this.#starting.catch(() => {}),
-        left(),
-      )
-    await this.#drain(timeoutMs / 2)
+    if (starting !== undefined) await inTime(starting, timeoutMs / 2)
+    await this.#drain(Math.max(0, left() - timeoutMs / 2))
     for (const scope of this.#open.list()) scope.shutDown()
     await this.#drain(left() * 0.8)
     await this.#endWhatIsLeft(left() / 2)
+    this.#become('stopping')
     await this.#stopWhatRuns(() => Math.max(100, left()))
-    this.#closed = true
+    if (starting !== undefined) await inTime(starting, left())
+    this.#become('closed')
+  }
+
+  #become(tag: 'stopping' | 'closed'): void {
+    const life = this.#life
+    if (life.tag !== 'idle') this.#life = { tag, done: life.done }
   }
 
   async #stopWhatRuns(left: () => number): Promise<void> {
@@ -285,6 +303,9 @@ export class Scopes<R extends Resources = Resources> {
       },
       get slots() {
         return runtime.#slots
+      },
+      get transactionals() {
+        return runtime.#transactionals.map(({ resource }) => resource)
       },
       transactional: (name: string | undefined) => runtime.#transactional(name),
       forget(scope: Scope) {
@@ -374,7 +395,7 @@ function checkedRunOptions(options: RunOptions): ScopeInit {
 function cancelWith(signal: AbortSignal | undefined, scope: Scope): () => void {
   if (signal === undefined) return () => {}
   const cancel = () =>
-    scope.cancel(new ScopeAbortedError({ scope: scope.describe(), reason: 'client', cause: signal.reason }))
+    scope.cancel(new ScopeAbortedError({ scope: scope.describe(), reason: 'signal', cause: signal.reason }))
   if (signal.aborted) cancel()
   signal.addEventListener('abort', cancel, { once: true })
   return () => signal.removeEventListener('abort', cancel)
@@ -393,5 +414,3 @@ function scopeClassFor(slots: readonly { readonly name: string }[]): typeof Scop
   })
   return ScopeWithHandles
 }
-
-export type { Outcome }

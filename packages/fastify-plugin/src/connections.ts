@@ -41,6 +41,8 @@ export class ConnectionCloser {
     }
     const closeAll = () => {
       this.#server.closeAllConnections?.()
+      // An upgraded one is no connection to Node any more, but still keeps the server from closing.
+      for (const socket of this.#sockets) socket.destroy()
       for (const session of this.#sessions) session.destroy()
     }
     closeIdle()

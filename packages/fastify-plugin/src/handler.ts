@@ -60,13 +60,14 @@ async function settleWith(
   try {
     payload = await result
   } catch (error) {
-    await transaction.rollback(error) // before the user's error handler sees the error
+    await transaction.rollback() // before the user's error handler sees the error
     if (life.isAnsweredFor) return unheard(life, error)
     throw error
   }
   if (life.isAnsweredFor) return unheard(life)
   // Fastify may not answer a client that is gone, and then nothing else would settle what the handler has finished.
-  if (life.isBeyondReply) await transaction.settle(reply.statusCode)
+  if (life.isBeyondReply) await transaction.settle(statusOf(reply, payload))
+  readInTransaction(payload, transaction)
   return payload
 }
 
@@ -77,24 +78,66 @@ function unheard(life: RequestLife, error?: unknown): Promise<never> {
   return new Promise(() => {})
 }
 
-/** An `onSend` hook, the route's last: the head is written after it. */
+/**
+ * An `onSend` hook, the route's last: the head is written after it.
+ *
+ * A handler that calls `reply.send` brings the request's way on into its transaction. From here on that is over, so what
+ * comes next, `onResponse` for one, runs in the scope outside of it.
+ */
 export function commitBeforeHead(
   request: FastifyRequest,
   reply: FastifyReply,
   payload: unknown,
   done: (error?: Error | null) => void,
-): Promise<void> | undefined {
-  const settling = lifeOf(request)?.transaction?.settle(reply.statusCode)
-  if (settling === undefined) {
+): void {
+  const life = lifeOf(request)
+  const transaction = life?.transaction
+  const settling = transaction?.settle(statusOf(reply, payload))
+  if (life === undefined || transaction === undefined || settling === undefined) {
     done()
-    return undefined
+    return
   }
-  return settling.catch((error: unknown) => {
-    // Whatever status the handler had chosen was for a success.
-    reply.code((error as { statusCode?: number }).statusCode ?? 500)
-    destroyStream(payload)
-    throw error
-  })
+  readInTransaction(payload, transaction)
+  const goOn = (error?: Error) => runInContext(life.scope, () => done(error))
+  settling.then(
+    () => {
+      try {
+        goOn()
+      } catch (error) {
+        goOn(error as Error) // as Fastify does it for a hook's promise: a payload that can't be sent
+      }
+    },
+    (error: unknown) => {
+      // Whatever status the handler had chosen was for a success.
+      reply.code((error as { statusCode?: number }).statusCode ?? 500)
+      destroyStream(payload)
+      goOn(error as Error)
+    },
+  )
+}
+
+/** An `onResponse` hook, the plugin's: the response may have been finished by a stream of the handler's. */
+export function leaveTransaction(request: FastifyRequest, _reply: FastifyReply, done: () => void): void {
+  const life = lifeOf(request)
+  if (life?.transaction === undefined) done()
+  else runInContext(life.scope, done)
+}
+
+// A stream is the handler's work whoever reads it: it must not slip out of the transaction because Fastify asks for more.
+function readInTransaction(payload: unknown, transaction: TransactionBeforeHead): void {
+  const stream = payload as { _read?: unknown } | null | undefined
+  if (typeof stream !== 'object' || typeof stream?._read !== 'function') return
+  const read = stream._read
+  stream._read = function readInTransaction(this: unknown, size: number): unknown {
+    return transaction.run(() => read.call(this, size))
+  }
+}
+
+/** The status the client will see: Fastify takes that of a web `Response` only after the hooks. */
+function statusOf(reply: FastifyReply, payload: unknown): number {
+  return Object.prototype.toString.call(payload) === '[object Response]'
+    ? (payload as { status: number }).status
+    : reply.statusCode
 }
 
 // The reply becomes an error, so nobody will read the stream.

@@ -3,7 +3,7 @@ import { OptionReader, runInContext } from '@reqscope/core/http'
 import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import fastifyPlugin from 'fastify-plugin'
 import { ConnectionCloser } from './connections.ts'
-import { commitBeforeHead, trackedHandler, transactionalHandler } from './handler.ts'
+import { commitBeforeHead, leaveTransaction, trackedHandler, transactionalHandler } from './handler.ts'
 import { RegistrationError } from './registration-error.ts'
 import { lifeOf, RequestLife, requestLife } from './request-life.ts'
 import { policyOf, routePolicy, withPolicy } from './route-config.ts'
@@ -68,6 +68,8 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
     if (policy.timeoutMs !== undefined) life.answerAfterDeadline()
     runInContext(scope, done)
   }
+
+  app.addHook('onResponse', leaveTransaction)
 
   const connections = new ConnectionCloser(app)
   app.addHook('preClose', function stopTakingWork(done) {

@@ -1,5 +1,6 @@
-import { problemDetails, retryAfterSeconds, typedErrorOf } from '@reqscope/core/http'
+import { problemDetails, retryAfterSeconds, runInContext, typedErrorOf } from '@reqscope/core/http'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { RegistrationError } from './registration-error.ts'
 import { lifeOf } from './request-life.ts'
 
 type ErrorHandler = FastifyInstance['errorHandler']
@@ -8,6 +9,8 @@ type ErrorHandler = FastifyInstance['errorHandler']
  * Answers typed errors with problem+json, after every error handler of the user's that passes them on.
  *
  * `setErrorHandler` itself is the user's: Fastify warns about, or refuses, a second one on the same instance.
+ *
+ * @throws RegistrationError when this Fastify keeps its error handler elsewhere than those we know.
  */
 export function answerTypedErrors(app: FastifyInstance): void {
   // Fastify binds the handlers it is given; its own is not bound. One that is there already goes on seeing all errors first.
@@ -18,6 +21,11 @@ export function answerTypedErrors(app: FastifyInstance): void {
   shadow.setErrorHandler((error, request, reply) => answerTypedError(frameworks, error, request, reply))
   const key = Object.getOwnPropertySymbols(shadow).find((symbol) => typeof at(shadow, symbol) === 'object')
   if (key !== undefined) Object.assign(app, { [key]: at(shadow, key) })
+  if (key !== undefined && app.errorHandler !== frameworks) return
+  throw new RegistrationError(
+    `@reqscope/fastify-plugin does not know where Fastify ${app.version} keeps its error handler, so it could not answer ` +
+      'typed errors. Use a version of Fastify that the plugin was tested with, and report this one.',
+  )
 }
 
 const at = (object: object, key: symbol): unknown => (object as Record<symbol, unknown>)[key]
@@ -60,6 +68,11 @@ export function settleBeforeErrorHandlers(
   }
   const life = lifeOf(request)
   life?.answering(error)
-  void life?.transaction?.rollback(error)
-  done()
+  if (life?.transaction === undefined) {
+    done()
+    return
+  }
+  void life.transaction.rollback()
+  // The handler may have sent the error from within its transaction, where error handlers have no business.
+  runInContext(life.scope, done)
 }

@@ -48,6 +48,30 @@ describe('a route with a transaction', async () => {
     expect(held).toEqual([])
   })
 
+  it("rolls back when a web Response's own status is 400 or above, and commits below", async () => {
+    const { app, order } = await shop()
+    app.post<{ Querystring: { status: string } }>('/', config(true), async (request) => {
+      const status = Number(request.query.status)
+      await order(request, status)
+      return new Response('answer', { status })
+    })
+    for (const status of [201, 422, 500]) {
+      expect((await app.inject({ method: 'POST', url: `/?status=${status}` })).statusCode).toBe(status)
+    }
+    expect(await totals()).toEqual([201])
+  })
+
+  it('rolls back, and says so, when commitWhen returns a promise', async () => {
+    const { app, order } = await shop()
+    const commitWhen = (async () => false) as unknown as () => boolean
+    app.post('/', config({ commitWhen }), async (request) => {
+      await order(request, 1)
+      return 'done'
+    })
+    expect((await app.inject({ method: 'POST', url: '/' })).json()).toMatchObject({ code: 'RSC_INVALID_OPTION' })
+    expect(await totals()).toEqual([])
+  })
+
   it('rolls back what a callback handler answers with an error', async () => {
     const { app, order } = await shop()
     app.post('/', config(true), (request, reply) => {

@@ -1,3 +1,5 @@
+import { InvalidOptionError } from '../errors.ts'
+import { runInContext } from '../scope/current.ts'
 import type { ManualTransaction, TransactionOptions } from '../scope/resource.ts'
 import type { Scope } from '../scope/scope.ts'
 
@@ -54,7 +56,8 @@ export class TransactionBeforeHead {
     if (this.#settling !== undefined) return this.#settling.catch(() => {}) // whoever settled it was told
     const transaction = this.#transaction
     if (transaction === undefined) return undefined
-    this.#settling = this.#settle(transaction, statusCode)
+    // The handler's context, if it asks itself, is one of the transaction: afterCommit functions would run in one that is over.
+    this.#settling = runInContext(this.#scope, () => this.#settle(transaction, statusCode))
     return this.#settling
   }
 
@@ -63,19 +66,22 @@ export class TransactionBeforeHead {
     let commits: boolean
     try {
       commits = this.#rules.commitWhen({ statusCode })
+      // A promise would count as true, whatever it comes to.
+      if (typeof commits !== 'boolean')
+        throw new InvalidOptionError('commitWhen', commits, 'a function that returns a boolean')
     } catch (error) {
-      await this.#rollBack(transaction, error)
+      await this.#rollBack(transaction)
       throw error
     }
     if (commits && cancelReason === undefined) return transaction.commit()
-    await this.#rollBack(transaction, cancelReason)
+    await this.#rollBack(transaction)
     if (commits) throw cancelReason
   }
 
-  /** Rolls back because the handler failed with `cause`. Never rejects. */
-  async rollback(cause: unknown): Promise<void> {
+  /** Rolls back because the handler failed. Never rejects. */
+  async rollback(): Promise<void> {
     if (this.#settling === undefined && this.#transaction !== undefined) {
-      this.#settling = this.#rollBack(this.#transaction, cause)
+      this.#settling = this.#rollBack(this.#transaction)
     }
     await this.#settling?.catch(() => {})
   }
@@ -89,13 +95,13 @@ export class TransactionBeforeHead {
       { scope: scope.describe() },
       `the transaction of ${scope.name} (${scope.id}) was not committed but rolled back: ${why}`,
     )
-    this.#settling = this.#rollBack(transaction, undefined)
+    this.#settling = this.#rollBack(transaction)
   }
 
   // A connection that can't roll back any more is discarded, and the server rolls back: the answer need not change.
-  async #rollBack(transaction: ManualTransaction, cause: unknown): Promise<void> {
+  async #rollBack(transaction: ManualTransaction): Promise<void> {
     try {
-      await transaction.rollback(cause)
+      await transaction.rollback()
     } catch (error) {
       this.#scope.log.debug({ err: error, scope: this.#scope.describe() }, 'a rollback failed')
     }

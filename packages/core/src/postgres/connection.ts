@@ -83,9 +83,13 @@ export class Connection {
    *
    * @throws ConnectionLostError that says why not.
    */
-  static async open(resource: string, config: PostgresConfig): Promise<Connection> {
+  static async open(
+    resource: string,
+    config: PostgresConfig,
+    timeoutMs = config.connectTimeoutMs,
+  ): Promise<Connection> {
     const startedAt = performance.now()
-    const left = () => Math.max(1, config.connectTimeoutMs - (performance.now() - startedAt))
+    const left = () => Math.max(1, timeoutMs - (performance.now() - startedAt))
     let connection: Connection | undefined
     try {
       const password = await within(passwordFrom(config.password), left())

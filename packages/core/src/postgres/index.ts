@@ -103,7 +103,7 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
 
   openTransaction(scope: Scope, options: TransactionOptions): ManualTransaction {
     const session = this.#session(scope)
-    const transaction = session.open(checkTransactionOptions(options))
+    const transaction = session.open(checkTransactionOptions(options), undefined) // no line of the user's begins it
     return {
       run: (fn) => session.runIn(transaction, fn),
       commit: () => transaction.commit(),

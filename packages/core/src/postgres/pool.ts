@@ -34,6 +34,8 @@ interface Waiter {
   refuse(error: unknown): void
 }
 
+// Frameworks give up on a plugin that is not ready after ten seconds, and then can't say why it was not.
+const START_TIMEOUT_MS = 8_000
 const RETRY_OPENING_MS = 200
 /** After how long an opening counts as slow: then those who wait are given what others only keep. */
 const SLOW_OPENING_MS = 50
@@ -110,7 +112,8 @@ export class Pool {
   /** Opens the first connection, so that what is wrong with the server or the options is known at once. */
   async start(): Promise<void> {
     this.#closing = false
-    this.#admit(await outsideEveryScope(() => Connection.open(this.#resource, this.config)))
+    const timeoutMs = Math.min(this.config.connectTimeoutMs, START_TIMEOUT_MS)
+    this.#admit(await outsideEveryScope(() => Connection.open(this.#resource, this.config, timeoutMs)))
   }
 
   /**

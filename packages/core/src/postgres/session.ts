@@ -47,6 +47,7 @@ export class Session implements TransactionHost {
   readonly pool: Pool
   readonly #leases: ScopeLeases
   #transactions: Set<Transaction> | undefined
+  #onCancel: Set<() => void> | undefined
 
   constructor(scope: Scope, resource: string, pool: Pool) {
     this.scope = scope
@@ -204,7 +205,7 @@ export class Session implements TransactionHost {
   }
 
   /** Begins an outermost transaction; whoever asks must end it. It holds nothing before its first statement. */
-  open(options: TransactionOptions, site = this.#site(this.open)): Transaction {
+  open(options: TransactionOptions, site: AcquisitionSite | undefined): Transaction {
     const frame = this.#frame(undefined)
     if (frame instanceof Pin && frame.ended) throw this.#pinIsOver()
     const transaction = new Transaction(this, options, site, frame instanceof Pin ? frame.lease : undefined)
@@ -232,6 +233,14 @@ export class Session implements TransactionHost {
   cancel(reason: ReqscopeError): void {
     this.#leases.cancel(reason)
     for (const transaction of this.#transactions ?? []) transaction.cancelled()
+    for (const listener of this.#onCancel ?? []) listener()
+  }
+
+  /** Calls `listener` when the scope is cancelled, until what it returns is called. */
+  onCancel(listener: () => void): () => void {
+    this.#onCancel ??= new Set()
+    this.#onCancel.add(listener)
+    return () => void this.#onCancel?.delete(listener)
   }
 
   /** Gives everything back; returns nothing where that could be done at once. */

@@ -20,6 +20,8 @@ export interface TransactionHost {
   transactionEnded(transaction: Transaction, lease: Lease | undefined): void | Promise<void>
   /** The error that statements get when their scope has ended or was cancelled, if it has. */
   refusal(): Error | undefined
+  /** Calls `listener` when the scope is cancelled, until what it returns is called. */
+  onCancel(listener: () => void): () => void
   warn(facts: object, message: string): void
 }
 
@@ -144,6 +146,7 @@ export class Transaction {
     }
     const name = `reqscope_${++this.#savepoints}`
     const failureBefore = this.#failure
+    const rollbackOnlyBefore = this.#rollbackOnly
     try {
       // Not waited for: should it fail, the transaction is aborted and nothing behind it can succeed.
       lease.control(`savepoint ${name}`).catch((error: unknown) => {
@@ -170,6 +173,7 @@ export class Transaction {
         await lease.control(`rollback to savepoint ${name}; release savepoint ${name}`).then(
           () => {
             this.#failure = failureBefore
+            this.#rollbackOnly = rollbackOnlyBefore // what had joined in it is undone with it
           },
           () => {}, // the connection failed, or the transaction did: its end tells
         )
@@ -334,7 +338,19 @@ export class Transaction {
     return this.#host.transactionEnded(this, this.#lease)
   }
 
-  async #runAfterCommit(): Promise<void> {
+  /** Waits for them no longer than for the scope: what is committed can be told although one of them hangs. */
+  #runAfterCommit(): Promise<void> {
+    return new Promise((resolve) => {
+      const stopListening = this.#host.onCancel(resolve)
+      if (this.#host.scope.cancelReason !== undefined) resolve()
+      void this.#afterCommitInTurn().then(() => {
+        stopListening()
+        resolve()
+      })
+    })
+  }
+
+  async #afterCommitInTurn(): Promise<void> {
     for (const fn of this.root.afterCommit.splice(0)) {
       try {
         await fn()

@@ -19,10 +19,13 @@ export class CleanupStack {
     return !this.#done
   }
 
-  /** Runs and forgets them all, also those that are added meanwhile. Resolves to what they threw. */
-  async run(outcome: Outcome): Promise<unknown[]> {
+  /**
+   * Runs and forgets them all, also those that are added meanwhile, then what `next` comes up with until it has nothing
+   * more. Resolves to what they threw.
+   */
+  async run(outcome: Outcome, next: () => Cleanup | undefined = () => undefined): Promise<unknown[]> {
     const failures: unknown[] = []
-    for (let cleanup = this.#cleanups.pop(); cleanup !== undefined; cleanup = this.#cleanups.pop()) {
+    for (let cleanup = this.#next(next); cleanup !== undefined; cleanup = this.#next(next)) {
       try {
         await cleanup(outcome)
       } catch (failure) {
@@ -31,5 +34,9 @@ export class CleanupStack {
     }
     this.#done = true
     return failures
+  }
+
+  #next(other: () => Cleanup | undefined): Cleanup | undefined {
+    return this.#cleanups.pop() ?? other()
   }
 }

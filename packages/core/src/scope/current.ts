@@ -28,7 +28,8 @@ export function currentContext(): Context | undefined {
   return storage.getStore()
 }
 
-export function runInContext<Result>(context: Context, fn: () => Result): Result {
+/** @param context a link, or a scope for the root of its chain. */
+export function runInContext<Result>(context: Scope | Context, fn: () => Result): Result {
   return storage.run(context, fn)
 }
 

@@ -13,7 +13,11 @@ export interface ResourceDefinition<Handle> {
   stop?(context: { readonly timeoutMs: number }): void | Promise<void>
   /** Makes the handle of one scope, on first use; may return a promise, which the scope then hands out. */
   handle(scope: Scope): Handle
-  /** Called when the scope ends, with the handle (awaited, where it was a promise) and how the scope ended. */
+  /**
+   * Called when the scope ends, after its clean-ups, with the handle (awaited, where it was a promise) and how the scope
+   * ended. It is a clean-up itself: the scope's other handles still work in it. Those of resources that are named later
+   * are released before.
+   */
   release?(handle: Awaited<Handle>, outcome: Outcome): void | Promise<void>
   health?(): ResourceHealth | Promise<ResourceHealth>
 }
@@ -22,7 +26,7 @@ export interface ResourceDefinition<Handle> {
  * Makes a resource of the user's own: `scope.<name>` is a handle bound to its scope, made on first use, refused after
  * the scope's end or inside another scope, and released once.
  *
- * @throws InvalidOptionError when a member is not a function.
+ * @throws InvalidOptionError when a member is not a function, and from `createScopes` when another runtime has it already.
  */
 export function defineResource<Handle>(definition: ResourceDefinition<Handle>): Resource<Handle> {
   if (typeof definition !== 'object' || definition === null) {
@@ -35,14 +39,23 @@ export function defineResource<Handle>(definition: ResourceDefinition<Handle>): 
     }
   }
   const originals = new WeakMap<object, Handle>()
-  let name = 'resource'
+  let attachedAs: string | undefined
   return {
+    releasesAsCleanup: definition.release !== undefined,
     attach(runtime) {
-      name = runtime.name
+      if (attachedAs !== undefined) {
+        throw new InvalidOptionError(
+          `createScopes.resources.${runtime.name}`,
+          definition,
+          'a resource of its own: this one belongs to another runtime, or has another name already',
+        )
+      }
+      attachedAs = runtime.name
     },
     start: (context) => definition.start?.(context),
     stop: (context) => definition.stop?.(context),
     handle(scope) {
+      const name = attachedAs ?? 'resource'
       const takenAt = new AcquisitionSite(scope.handleOf)
       assertUsable(scope, name, takenAt)
       const original = definition.handle(scope)

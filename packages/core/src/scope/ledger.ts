@@ -9,10 +9,6 @@ export interface LedgerEntry {
 export class Ledger {
   readonly #out = new Set<LedgerEntry>()
 
-  get size(): number {
-    return this.#out.size
-  }
-
   record(entry: LedgerEntry): void {
     this.#out.add(entry)
   }

@@ -14,10 +14,12 @@ export function isLogger(value: unknown): value is Logger {
   )
 }
 
+const MAX_DEPTH = 10
+
 /** Used until the application brings its own: warnings and errors go to stderr, one line of JSON each. */
 export function stderrLogger(bindings: object = {}): Logger {
   const write = (level: string) => (facts: object, message: string) => {
-    process.stderr.write(`${JSON.stringify({ level, ...bindings, ...facts, message }, errorsAsText)}\n`)
+    process.stderr.write(`${JSON.stringify(plain({ level, ...bindings, ...facts, message }))}\n`)
   }
   return {
     debug() {},
@@ -28,6 +30,31 @@ export function stderrLogger(bindings: object = {}): Logger {
   }
 }
 
-function errorsAsText(_key: string, value: unknown): unknown {
-  return value instanceof Error ? { name: value.name, message: value.message, stack: value.stack } : value
+/** What JSON can hold of `value`. Never throws: a report must not fail because of the facts in it. */
+function plain(value: unknown, around: readonly object[] = []): unknown {
+  if (typeof value === 'bigint') return String(value)
+  if (typeof value !== 'object' || value === null) return value
+  if (around.includes(value)) return '[circular]'
+  if (around.length === MAX_DEPTH) return '[too deep]'
+  const within = [...around, value]
+  try {
+    if (value instanceof Error) return plainError(value, within)
+    if ('toJSON' in value && typeof value.toJSON === 'function') return plain(value.toJSON(), within)
+    if (Array.isArray(value)) return value.map((each) => plain(each, within))
+    return Object.fromEntries(Object.entries(value).map(([key, each]) => [key, plain(each, within)]))
+  } catch {
+    return '[unreadable]'
+  }
+}
+
+// Not its other fields: a driver's error may hold a statement's parameters.
+function plainError(error: Error & { code?: unknown; errors?: unknown }, within: readonly object[]): object {
+  return {
+    name: error.name,
+    ...(typeof error.code === 'string' && { code: error.code }),
+    message: error.message,
+    stack: error.stack,
+    ...(error.cause !== undefined && { cause: plain(error.cause, within) }),
+    ...(Array.isArray(error.errors) && { errors: plain(error.errors, within) }),
+  }
 }

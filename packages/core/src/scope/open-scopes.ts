@@ -1,4 +1,4 @@
-import type { Scope } from './scope.ts'
+import { Scope } from './scope.ts'
 
 /**
  * The scopes of a runtime that are open. A list through the scopes themselves: a Set would give each of them a hash first,
@@ -13,27 +13,22 @@ export class OpenScopes {
   }
 
   add(scope: Scope): void {
-    const older = this.#newest
-    scope.older = older
-    if (older !== undefined) older.newer = scope
+    Scope.link(scope, this.#newest)
     this.#newest = scope
     this.#size++
   }
 
   /** Once for each scope that was added. */
   delete(scope: Scope): void {
-    const { older, newer } = scope
-    if (older !== undefined) older.newer = newer
-    if (newer === undefined) this.#newest = older
-    else newer.older = older
-    scope.older = scope.newer = undefined
+    const older = Scope.unlink(scope)
+    if (scope === this.#newest) this.#newest = older
     this.#size--
   }
 
   /** Those that are open now, the oldest first. */
   list(): Scope[] {
     const all: Scope[] = []
-    for (let scope = this.#newest; scope !== undefined; scope = scope.older) all.push(scope)
+    for (let scope = this.#newest; scope !== undefined; scope = Scope.olderThan(scope)) all.push(scope)
     return all.reverse()
   }
 }

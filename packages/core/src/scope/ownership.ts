@@ -39,13 +39,14 @@ function guardPromise(promise: Promise<unknown>, check: () => void): Promise<unk
 }
 
 function guardObject<Handle extends object>(target: Handle, check: () => void): Handle {
-  const bound = new Map<unknown, unknown>()
-  return new Proxy(target, {
+  // Weak: a getter may return a new function each time.
+  const bound = new WeakMap<object, unknown>()
+  const guarded: Handle = new Proxy(target, {
     get(_target, property) {
       const value = Reflect.get(target, property, target) as unknown
       // Asking whether a handle is thenable, or printing it, is not using it.
       if (property === 'then') return value
-      const isUse = typeof property === 'string' || ITERATION.has(property)
+      const isUse = isUseOf(property)
       if (isUse) check()
       // Of a frozen object a proxy must show the method itself.
       if (typeof value !== 'function' || isFixed(target, property)) return value
@@ -64,14 +65,33 @@ function guardObject<Handle extends object>(target: Handle, check: () => void): 
       check()
       return Reflect.set(target, property, value, target)
     },
+    has(_target, property) {
+      if (property !== 'then' && isUseOf(property)) check()
+      return Reflect.has(target, property)
+    },
+    deleteProperty(_target, property) {
+      check()
+      return Reflect.deleteProperty(target, property)
+    },
+    construct(_target, args, newTarget) {
+      check()
+      const original = target as unknown as new (...args: unknown[]) => object
+      return Reflect.construct(original, args, newTarget === (guarded as unknown) ? original : newTarget)
+    },
     apply(_target, self, args) {
       check()
       return Reflect.apply(target as unknown as (...args: unknown[]) => unknown, self, args)
     },
   })
+  return guarded
 }
 
 const ITERATION: ReadonlySet<symbol> = new Set([Symbol.iterator, Symbol.asyncIterator])
+
+/** Whether asking for this property uses the handle: printing and comparing ask for symbols. */
+function isUseOf(property: string | symbol): boolean {
+  return typeof property === 'string' || ITERATION.has(property)
+}
 
 function isFixed(target: object, property: string | symbol): boolean {
   const own = Reflect.getOwnPropertyDescriptor(target, property)

@@ -30,6 +30,11 @@ export interface Resource<Handle> {
   stop(context: { readonly timeoutMs: number }): void | Promise<void>
   /** Makes the handle of one scope, on its first use. Must be cheap, and must not open anything yet. */
   handle(scope: Scope): Handle
+  /**
+   * Whether `release` is the user's code, so that it counts as a clean-up: the scope's handles still work in it, and those
+   * of resources without this mark, which lend connections, are released after it.
+   */
+  readonly releasesAsCleanup?: boolean
   /** Called once for every handle that was made, when its scope ends, after the scope's own clean-ups. */
   release(handle: Handle, scope: Scope, outcome: Outcome): void | Promise<void>
   /** Cancels what runs on behalf of the handle: its client has gone, or its deadline has passed. */
@@ -67,7 +72,7 @@ export interface ManualTransaction {
   /** Runs `fn` inside the transaction. */
   run<Result>(fn: () => Result): Result
   commit(): Promise<void>
-  rollback(cause?: unknown): Promise<void>
+  rollback(): Promise<void>
   readonly state: 'open' | 'ending' | 'ended'
 }
 

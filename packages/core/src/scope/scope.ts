@@ -1,7 +1,7 @@
 import { DeadlineExceededError, type ReqscopeError, ScopeAbortedError, type ScopeDescription } from '../errors.ts'
 import { eventChannel } from '../events.ts'
 import { type Cleanup, CleanupStack, COMPLETED, type Outcome } from './cleanup-stack.ts'
-import { type Context, findInContext, outsideEveryScope, runInContext, runWithin } from './current.ts'
+import { type Context, currentContext, findInContext, outsideEveryScope, runInContext, runWithin } from './current.ts'
 import type { Logger } from './logger.ts'
 import type { ManualTransaction, Resource, TransactionalResource, TransactionOptions } from './resource.ts'
 
@@ -11,6 +11,9 @@ export type ScopeKind = 'request' | 'job' | 'task'
 export interface ScopeOwner {
   readonly logger: Logger
   readonly slots: readonly { readonly name: string; readonly resource: Resource<unknown> }[]
+  /** All resources that know transactions. */
+  readonly transactionals: readonly TransactionalResource[]
+  /** The one of this name, or the only one. */
   transactional(name: string | undefined): TransactionalResource
   /** Told once, when the scope has ended. */
   forget(scope: Scope): void
@@ -31,10 +34,12 @@ export interface ScopeInit {
 
 type State =
   | { readonly tag: 'open' }
-  | { readonly tag: 'ending'; readonly outcome: Outcome; readonly done: Promise<unknown[]> }
+  /** `done` is missing while the first handles are released: where that takes no time, the scope ends at once. */
+  | { readonly tag: 'ending'; readonly outcome: Outcome; readonly done: Promise<unknown[]> | undefined }
   | { readonly tag: 'ended'; readonly outcome: Outcome }
 
 const OPEN: State = { tag: 'open' }
+const ENDING_WELL: State = { tag: 'ending', outcome: COMPLETED, done: undefined }
 const ENDED_WELL: State = { tag: 'ended', outcome: COMPLETED }
 const CLEANING_UP = Symbol('reqscope.cleaning-up')
 const opened = eventChannel('reqscope:scope:opened')
@@ -53,11 +58,6 @@ export class Scope implements ScopeDescription {
   /** When its deadline passes, in milliseconds since the epoch; undefined without one. */
   readonly deadline: number | undefined
 
-  /** @internal Its neighbours among the open scopes of its runtime. */
-  older: Scope | undefined = undefined
-  /** @internal */
-  newer: Scope | undefined = undefined
-
   readonly #owner: ScopeOwner
   readonly #onAbort: 'cancel' | 'finish'
   readonly #openedAt: number
@@ -70,6 +70,30 @@ export class Scope implements ScopeDescription {
   #deadlineTimer: NodeJS.Timeout | undefined
   #parentLogger: Logger | undefined
   #log: Logger | undefined
+  // Its neighbours among the open scopes of its runtime. Private: whoever prints a scope must not see other requests.
+  #older: Scope | undefined
+  #newer: Scope | undefined
+
+  /** @internal Puts a scope behind the newest one that is open; for the list of them alone, like what follows. */
+  static link(scope: Scope, newest: Scope | undefined): void {
+    scope.#older = newest
+    if (newest !== undefined) newest.#newer = scope
+  }
+
+  /** @internal Returns the next older one. */
+  static unlink(scope: Scope): Scope | undefined {
+    const older = scope.#older
+    const newer = scope.#newer
+    if (older !== undefined) older.#newer = newer
+    if (newer !== undefined) newer.#older = older
+    scope.#older = scope.#newer = undefined
+    return older
+  }
+
+  /** @internal */
+  static olderThan(scope: Scope): Scope | undefined {
+    return scope.#older
+  }
 
   /** @internal Scopes are opened by the runtime: `scopes.run`, or an adapter. */
   constructor(owner: ScopeOwner, init: ScopeInit) {
@@ -117,17 +141,50 @@ export class Scope implements ScopeDescription {
     void late.run(outcome).then((failures) => this.#reportFailures(failures))
   }
 
-  /** Runs `fn` once the transaction around has committed, and not at all if it rolls back; at once where there is none. */
+  /**
+   * Runs `fn` once the transaction around has committed, and not at all if it rolls back; at once where there is none.
+   * With several resources that know transactions it is the innermost transaction of any of them.
+   */
   afterCommit(fn: () => unknown): void {
-    if (this.#owner.transactional(undefined).afterCommit(this, fn)) return
+    if (this.#registerAfterCommit(fn)) return
     void (async () => fn())().catch((error: unknown) =>
       this.log.error({ err: error }, 'an afterCommit function failed'),
     )
   }
 
-  /** A function that runs `fn` in this scope, for libraries that lose the context of their caller. */
-  bind<Args extends unknown[], Result>(fn: (...args: Args) => Result): (...args: Args) => Result {
-    return (...args) => runInContext(this, () => fn(...args))
+  #registerAfterCommit(fn: () => unknown): boolean {
+    const { transactionals } = this.#owner
+    const [first] = transactionals
+    const context = currentContext()
+    if (first === undefined) return false
+    if (transactionals.length === 1 || context?.scope !== this) return first.afterCommit(this, fn)
+    // Only a link's owner knows its key, so each is asked for each link, with nothing else around but the clean-up.
+    const base: Context = this.isCleaningUp(context)
+      ? { scope: this, parent: this, key: CLEANING_UP, value: this }
+      : this
+    const seen = new Set<unknown>()
+    for (let link: Context | undefined = context; link?.parent !== undefined; link = link.parent) {
+      const { key, value } = link
+      if (seen.has(key)) continue // a link further in hides it
+      seen.add(key)
+      const isRegistered = runWithin(base, key, value, () => transactionals.some((each) => each.afterCommit(this, fn)))
+      if (isRegistered) return true
+    }
+    return first.afterCommit(this, fn) // there is none, or `fn` comes too late to be registered: it says which
+  }
+
+  /**
+   * A function that runs `fn` in this scope, for libraries that lose the context of their caller: where `bind` is called,
+   * so inside the transaction around it, or in the scope itself where that is not the current one.
+   */
+  bind<This, Args extends unknown[], Result>(
+    fn: (this: This, ...args: Args) => Result,
+  ): (this: This, ...args: Args) => Result {
+    const around = currentContext()
+    const context: Context = around?.scope === this ? around : this
+    return function bound(this: This, ...args) {
+      return runInContext(context, () => fn.apply(this, args))
+    }
   }
 
   /**
@@ -177,11 +234,6 @@ export class Scope implements ScopeDescription {
   }
 
   /** @internal */
-  get aborted(): boolean {
-    return this.#signalReason !== undefined
-  }
-
-  /** @internal */
   isSiblingOf(other: Scope): boolean {
     return this.#owner === other.#owner
   }
@@ -195,7 +247,11 @@ export class Scope implements ScopeDescription {
   handleOf(slot: number): unknown {
     const handles = (this.#handles ??= new Array(this.#owner.slots.length))
     // Asked for after the end, it is made all the same: its first use says what is wrong, and where.
-    if (!(slot in handles)) handles[slot] = this.#owner.slots[slot]?.resource.handle(this)
+    if (!(slot in handles)) {
+      const resource = this.#owner.slots[slot]?.resource
+      handles[slot] = resource?.handle(this)
+      if (resource?.releasesAsCleanup === true) this.#cleanups ??= new CleanupStack()
+    }
     return handles[slot]
   }
 
@@ -227,15 +283,17 @@ export class Scope implements ScopeDescription {
   }
 
   /**
-   * @internal Ends the scope, once: runs the clean-ups, then releases the handles. Resolves to what they threw; never
-   * rejects. Returns nothing when it could end at once.
+   * @internal Ends the scope, once: runs the clean-ups, then releases the handles, those that lend connections last.
+   * Resolves to what they threw; never rejects. Returns nothing when it could end at once.
    */
   end(outcome: Outcome): Promise<unknown[]> | undefined {
     if (this.#state.tag === 'ended') return undefined
     if (this.#state.tag === 'ending') return this.#state.done
     clearTimeout(this.#deadlineTimer)
     const cleanups = this.#cleanups
+    // Outside of the clean-ups the handles are dead from here on, so the state changes before anything is given back.
     if (cleanups === undefined) {
+      this.#state = outcome === COMPLETED ? ENDING_WELL : { tag: 'ending', outcome, done: undefined }
       const releasing = this.#releaseHandles(outcome)
       if (releasing === undefined) return this.#finish(outcome, [])
       return this.#ending(
@@ -243,7 +301,6 @@ export class Scope implements ScopeDescription {
         releasing.then((failures) => this.#finished(outcome, failures)),
       )
     }
-    // Outside of the clean-ups the handles are dead from here on, so the state changes before the first of them runs.
     let resolve!: (failures: unknown[]) => void
     const done = this.#ending(outcome, new Promise((settle) => (resolve = settle)))
     void this.#windDown(cleanups, outcome).then(resolve)
@@ -251,19 +308,38 @@ export class Scope implements ScopeDescription {
   }
 
   async #windDown(cleanups: CleanupStack, outcome: Outcome): Promise<unknown[]> {
-    const failures = await runWithin(this, CLEANING_UP, this, () => cleanups.run(outcome))
+    const released = new Set<number>()
+    const failures = await runWithin(this, CLEANING_UP, this, () =>
+      cleanups.run(outcome, () => this.#nextRelease(released)),
+    )
     failures.push(...((await this.#releaseHandles(outcome)) ?? []))
     return this.#finished(outcome, failures)
   }
 
+  /** The release of the last handle that is left of those whose release counts as a clean-up. */
+  #nextRelease(released: Set<number>): Cleanup | undefined {
+    const handles = this.#handles ?? []
+    // From the end each time: a release may be the first to use a handle.
+    for (let slot = handles.length - 1; slot >= 0; slot--) {
+      const resource = this.#owner.slots[slot]?.resource
+      if (resource?.releasesAsCleanup !== true || !(slot in handles) || released.has(slot)) continue
+      released.add(slot)
+      return (outcome) => resource.release(handles[slot], this, outcome)
+    }
+    return undefined
+  }
+
+  /** Releases what lends connections. */
   #releaseHandles(outcome: Outcome): Promise<unknown[]> | undefined {
     const handles = this.#handles
     if (handles === undefined) return undefined
     let releasing: Promise<unknown>[] | undefined
     for (let slot = handles.length - 1; slot >= 0; slot--) {
       if (!(slot in handles)) continue // a hole: nobody asked for this one
+      const resource = this.#owner.slots[slot]?.resource
+      if (resource === undefined || resource.releasesAsCleanup === true) continue
       try {
-        const released = this.#owner.slots[slot]?.resource.release(handles[slot], this, outcome)
+        const released = resource.release(handles[slot], this, outcome)
         if (released !== undefined) (releasing ??= []).push(released)
       } catch (failure) {
         const rejected = Promise.reject(failure)

@@ -1,3 +1,6 @@
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { connect } from '@reqscope/services'
 import { testDatabase } from '@reqscope/services/testing'
 import {
@@ -47,8 +50,9 @@ import {
   uuid,
 } from 'drizzle-orm/pg-core'
 import { drizzle, type PostgresJsDatabase } from 'drizzle-orm/postgres-js'
+import { migrate } from 'drizzle-orm/postgres-js/migrator'
 import type { Sql } from 'postgres'
-import { afterAll, beforeAll, describe, expect, expectTypeOf, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, expectTypeOf, it, onTestFinished } from 'vitest'
 import { createScopes, type Resource, ScopeEndedError, type Scopes } from '../../src/index.ts'
 import { type BoundDatabase, postgres } from '../../src/postgres/index.ts'
 import { failureOf } from './fixture.ts'
@@ -527,6 +531,40 @@ describe('db.transaction', () => {
         ])
       }),
     )
+  })
+})
+
+describe("drizzle's migrator", () => {
+  it('runs over scope.db, all migrations in one transaction, once', async () => {
+    const migrationsFolder = await mkdtemp(join(tmpdir(), 'reqscope-migrations-'))
+    onTestFinished(() => rm(migrationsFolder, { recursive: true }))
+    const entry = (idx: number, tag: string) => ({ idx, version: '7', when: idx + 1, tag, breakpoints: true })
+    const journal = {
+      version: '7',
+      dialect: 'postgresql',
+      entries: [entry(0, '0000_table'), entry(1, '0001_function')],
+    }
+    await mkdir(join(migrationsFolder, 'meta'))
+    await writeFile(join(migrationsFolder, 'meta', '_journal.json'), JSON.stringify(journal))
+    await writeFile(
+      join(migrationsFolder, '0000_table.sql'),
+      'create table migrated (id integer);\n--> statement-breakpoint\ninsert into migrated values (1);',
+    )
+    await writeFile(
+      join(migrationsFolder, '0001_function.sql'),
+      'create function seven() returns integer language plpgsql as $$ begin return 7; end $$; insert into migrated select seven();',
+    )
+    const ids = () => app.run({ name: 'read' }, ({ db }) => db.execute(sql`select id from migrated order by id`))
+    for (let times = 0; times < 2; times++) {
+      await app.run({ name: 'migrate' }, ({ db }) => migrate(db, { migrationsFolder }))
+      expect([...(await ids())]).toEqual([{ id: 1 }, { id: 7 }])
+    }
+    journal.entries.push(entry(2, '0002_wrong'))
+    await writeFile(join(migrationsFolder, 'meta', '_journal.json'), JSON.stringify(journal))
+    await writeFile(join(migrationsFolder, '0002_wrong.sql'), 'insert into migrated values (9); select 1 / 0;')
+    const failure = await failureOf(app.run({ name: 'migrate' }, ({ db }) => migrate(db, { migrationsFolder })))
+    expect(failure).toMatchObject({ cause: { code: '22012' } })
+    expect([...(await ids())]).toEqual([{ id: 1 }, { id: 7 }])
   })
 })
 

@@ -7,6 +7,7 @@ import { pin } from '../../src/postgres/index.ts'
 import { heard } from '../heard.ts'
 import { here } from '../here.ts'
 import { type App, accountsDatabase, appOn, backendOf, Gate } from './fixture.ts'
+import { warmUp } from './pool-fixture.ts'
 
 const database = await accountsDatabase()
 const leakThresholdMs = 60
@@ -181,6 +182,7 @@ describe('a lease that could yield', () => {
     ],
   ])('%s is never reported: the leak clock does not run', async (_name, hold) => {
     const app = appOn(database, { leakThresholdMs })
+    await warmUp(app, 2) // an idle lease would yield if somebody had to wait for long
     const leaking = heard('reqscope:lease:leaking')
     const innocent = await holding(app, 'innocent', hold)
     // A lease that is taken later and does leak is the clock.

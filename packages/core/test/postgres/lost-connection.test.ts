@@ -401,21 +401,24 @@ describe('a backend that is killed under a COPY', () => {
   it.each<[string, (client: Sql) => Promise<Readable | Writable>]>([
     ['out', (client) => client`copy (select repeat('x', 999) from generate_series(1, 20000)) to stdout`.readable()],
     ['in', (client) => client`copy accounts (owner) from stdin`.writable()],
-  ])('%s, with nobody listening to the stream: no error goes astray', async (_way, open) => {
-    const app = appOn(database)
-    const closed = heard('reqscope:connection:closed')
-    await app.run({ name: 'leaks' }, async (scope) => {
-      await scope
-        .transaction(async () => {
-          const backend = await backendOf(scope)
-          await open(scope.db.$client)
-          await kill(backend)
-          await vi.waitFor(() => expect(closed).toHaveLength(1))
-        })
-        .catch(() => {})
-      expect(await scope.db.$count(accounts)).toBe(0)
-    })
-  })
+  ])(
+    '%s, with nobody listening to the stream: no error goes astray, and the transaction rejects',
+    async (_way, open) => {
+      const app = appOn(database)
+      await app.run({ name: 'leaks' }, async (scope) => {
+        const failure = await failureOf(
+          scope.transaction(async () => {
+            const backend = await backendOf(scope)
+            await open(scope.db.$client)
+            await kill(backend)
+          }),
+        )
+        expect(failure).toSatisfy(isReqscopeError)
+        expect(await scope.db.$count(accounts)).toBe(0)
+      })
+      expect(app.snapshot().leases).toEqual([])
+    },
+  )
 })
 
 describe('a connection that is cut on its way', () => {

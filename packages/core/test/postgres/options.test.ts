@@ -1,5 +1,6 @@
+import { Socket } from 'node:net'
 import { inspect } from 'node:util'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, onTestFinished, vi } from 'vitest'
 import { createScopes, InvalidOptionError } from '../../src/index.ts'
 import { type PostgresOptions, postgres } from '../../src/postgres/index.ts'
 import { schema } from './fixture.ts'
@@ -144,8 +145,12 @@ describe('what postgres() takes', () => {
     expect(() => postgres({ url: given })).not.toThrow()
   })
 
-  it('opens nothing by itself', () => {
-    expect(postgres({ url: 'postgres://shop@192.0.2.1/shop' })).toBeDefined()
+  it('opens nothing by itself', async () => {
+    const connect = vi.spyOn(Socket.prototype, 'connect').mockReturnThis()
+    onTestFinished(() => connect.mockRestore())
+    createScopes({ resources: { db: postgres({ url: 'postgres://shop@192.0.2.1/shop' }) } })
+    await new Promise((resolve) => setImmediate(resolve))
+    expect(connect).not.toHaveBeenCalled()
   })
 })
 

@@ -39,6 +39,12 @@ export async function holder(app: App, name = 'holder') {
   }
 }
 
+/** Opens so many connections, so that nobody has to wait for one later. */
+export async function warmUp(app: App, connections: number): Promise<void> {
+  const holders = await Promise.all(Array.from({ length: connections }, () => holder(app, 'warms up')))
+  await Promise.all(holders.map(({ letGo }) => letGo()))
+}
+
 /** Resolves when so many wait for a connection. */
 export const waiting = (app: App, count: number) => expect.poll(async () => (await poolOf(app)).waiting).toBe(count)
 

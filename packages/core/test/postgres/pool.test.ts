@@ -4,7 +4,7 @@ import { PoolExhaustedError, ScopeEndedError } from '../../src/index.ts'
 import { pin } from '../../src/postgres/index.ts'
 import { heard } from '../heard.ts'
 import { accountsDatabase, appOn, backendOf, backendsOf, failureOf, Gate, proxyTo } from './fixture.ts'
-import { holder, noBackends, poolOf, waiting } from './pool-fixture.ts'
+import { holder, noBackends, poolOf, waiting, warmUp } from './pool-fixture.ts'
 
 const database = await accountsDatabase()
 
@@ -134,6 +134,7 @@ describe('the pool', () => {
 describe('a lease', () => {
   it('is sticky: a scope keeps its connection while nobody waits', async () => {
     const app = appOn(database, { max: 2 })
+    await warmUp(app, 2)
     await app.run({ name: 'keeps' }, async (scope) => {
       const first = await backendOf(scope)
       await app.run({ name: 'other' }, async (other) => expect(await backendOf(other)).not.toBe(first))
@@ -234,6 +235,31 @@ describe('a lease', () => {
     await calling.passed
     proxy.refuse()
     expect(await app.run({ name: 'other' }, backendOf)).toBeGreaterThan(0)
+    apiAnswers.open()
+    await slow
+  })
+})
+
+describe('a lease', () => {
+  it('yields also when another connection takes long to open: who waits does not wait for that', async () => {
+    let opened = 0
+    const app = appOn(database, {
+      max: 2,
+      acquireTimeoutMs: 5_000,
+      password: () => (opened++ === 0 ? new URL(database.url).password : new Promise<string>(() => {})),
+    })
+    const apiAnswers = new Gate()
+    const calling = new Gate()
+    const slow = app.run({ name: 'calls a slow API' }, async (scope) => {
+      await backendOf(scope)
+      calling.open()
+      await apiAnswers.passed
+    })
+    await calling.passed
+    const startedAt = performance.now()
+    await app.run({ name: 'other' }, backendOf)
+    expect(performance.now() - startedAt).toBeLessThan(2_500)
+    expect(opened).toBe(2)
     apiAnswers.open()
     await slow
   })

@@ -57,12 +57,14 @@ describe('a statement', () => {
     const app = appOn(database, { max: 2 })
     const read = (scope: Scope) => scope.db.$client`select owner from accounts where id = ${1}`
     await app.run({ name: 'first' }, async (first) => {
-      await read(first)
-      await app.run({ name: 'second' }, async (second) => {
-        await read(second)
-        expect(await prepared(second)).toHaveLength(1)
+      await first.transaction(async () => {
+        await read(first)
+        await app.run({ name: 'second' }, async (second) => {
+          await read(second)
+          expect(await prepared(second)).toHaveLength(1)
+        })
+        expect(await prepared(first)).toHaveLength(0)
       })
-      expect(await prepared(first)).toHaveLength(0)
     })
   })
 

@@ -295,3 +295,32 @@ describe("propagation 'notSupported'", () => {
     expect(await ownersIn(database)).toEqual([])
   })
 })
+
+describe('a transaction that joined inside a savepoint and failed', () => {
+  const failing = async (app: ReturnType<typeof appOn>, swallow: 'inside' | 'outside') =>
+    app.run({ name: 'order' }, (scope) =>
+      scope.transaction(async () => {
+        await scope.db.insert(accounts).values({ owner: 'outer' })
+        const joined = () =>
+          scope.transaction(async () => {
+            await scope.db.insert(accounts).values({ owner: 'joined' })
+            throw mistake
+          })
+        const nested = scope.transaction({ propagation: 'nested' }, () =>
+          swallow === 'inside' ? joined().catch(() => {}) : joined(),
+        )
+        await nested.catch(() => {})
+      }),
+    )
+
+  it('is undone with the savepoint, and the rest is committed', async () => {
+    await failing(appOn(database), 'outside')
+    expect(await ownersIn(database)).toEqual(['outer'])
+  })
+
+  it('makes the whole transaction rollback-only where the savepoint is kept', async () => {
+    const error = await failureOf(failing(appOn(database), 'inside'))
+    expect(error).toMatchObject({ code: 'RSC_TRANSACTION_ENDED', reason: 'rollback-only', cause: mistake })
+    expect(await ownersIn(database)).toEqual([])
+  })
+})

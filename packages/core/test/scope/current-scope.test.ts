@@ -3,6 +3,7 @@ import { EventEmitter } from 'node:events'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
 import { currentScope, NoActiveScopeError, type Scope, tryCurrentScope } from '../../src/index.ts'
+import { currentContext, findInContext, runWithin } from '../../src/scope/current.ts'
 import { Gate } from '../gate.ts'
 import { notebookScopes } from './fixture.ts'
 
@@ -78,6 +79,28 @@ describe('scope.bind', () => {
       throw new Error('from inside')
     })
     expect(fail).toThrow('from inside')
+  })
+
+  it('keeps the innermost link it was called in: a transaction, say', async () => {
+    const scope = notebookScopes().open(request)
+    const key = Symbol('transaction')
+    const read = () => findInContext(currentContext(), key)
+    const [inside, at] = runWithin(scope, key, 'inside', () => [scope.bind(read), scope.bind(() => tryCurrentScope())])
+    expect(inside()).toBe('inside')
+    expect(at()).toBe(scope)
+    const elsewhere = notebookScopes().open(request)
+    expect(runWithin(elsewhere, key, 'another scope', () => scope.bind(read))()).toBeUndefined()
+  })
+
+  it('keeps the this of its caller', () => {
+    const scope = notebookScopes().open(request)
+    const counter = {
+      count: 2,
+      read: scope.bind(function (this: { count: number }) {
+        return this.count
+      }),
+    }
+    expect(counter.read()).toBe(2)
   })
 
   it('turns a leak into a use of the own handle', () => {

@@ -60,6 +60,14 @@ describe('defineResource', () => {
     await scopes.close()
   })
 
+  it('belongs to one runtime: a second one refuses it', () => {
+    const thing = defineResource({ handle: () => 1 })
+    createScopes({ resources: { thing } })
+    expect(() => createScopes({ resources: { thing } })).toThrow(
+      expect.objectContaining({ code: 'RSC_INVALID_OPTION', option: 'createScopes.resources.thing' }),
+    )
+  })
+
   it('calls its functions as methods of the definition', async () => {
     class Definition {
       opened = false
@@ -239,6 +247,25 @@ describe("a user's handle is guarded:", () => {
     expect(inspect(mailer)).toContain('Mailer')
     expect(await mailer).toBe(mailer)
     expect(Object.prototype.toString.call(mailer)).toBe('[object Object]')
+  })
+
+  it.each<[string, (thing: { sent?: number }) => unknown]>([
+    ['asking whether it has a property', (thing) => 'sent' in thing],
+    ['deleting a property', (thing) => delete thing.sent],
+  ])('%s after the end is refused', (_name, use) => {
+    const scope = scopesWith({ handle: (): { sent?: number } => ({ sent: 1 }) }).open(request)
+    const { thing } = scope
+    expect(use(thing)).toBe(true)
+    scope.end(completed)
+    expect(() => use(thing)).toThrow(ScopeEndedError)
+  })
+
+  it('a class makes its own instances, and none after the end', () => {
+    const scope = scopesWith({ handle: () => Mailer }).open(request)
+    const { thing: Guarded } = scope
+    expect(new Guarded().send('a').constructor).toBe(Mailer)
+    scope.end(completed)
+    expect(() => new Guarded()).toThrow(ScopeEndedError)
   })
 
   it('a frozen object works, and is refused after the end', () => {

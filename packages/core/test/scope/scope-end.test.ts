@@ -1,12 +1,15 @@
+import { inspect } from 'node:util'
 import { describe, expect, it } from 'vitest'
 import {
   createScopes,
   defineResource,
   type Outcome,
+  type Resource,
   type Scope,
   ScopeAbortedError,
   ScopeEndedError,
 } from '../../src/index.ts'
+import { assertUsable } from '../../src/scope/ownership.ts'
 import { failureOf, Gate } from '../gate.ts'
 import { heard } from '../heard.ts'
 import { notebookScopes } from './fixture.ts'
@@ -226,6 +229,75 @@ describe('while a scope is ending', () => {
     expect(refused).toBeInstanceOf(ScopeEndedError)
     cleanedUp.open()
     await ended
+  })
+})
+
+describe("the release of a user's handle", () => {
+  const lender = (released: string[]): Resource<{ lend(): string }> => ({
+    start() {},
+    stop() {},
+    handle: (scope) => ({
+      lend() {
+        assertUsable(scope, 'lender', undefined)
+        return 'lent'
+      },
+    }),
+    release: () => void released.push('lender'),
+    health: () => ({ status: 'up' }),
+  })
+
+  it.each(['before', 'after'])('can use what lends connections, named %s it, which is released last', async (place) => {
+    const released: string[] = []
+    const thing = defineResource({
+      handle: (scope) => ({ scope: scope as unknown as { readonly lender: { lend(): string } } }),
+      async release({ scope }) {
+        await Promise.resolve()
+        released.push(scope.lender.lend())
+      },
+    })
+    const both = { thing, lender: lender(released) }
+    const { lender: lends } = both
+    const scopes = createScopes({ resources: place === 'after' ? both : { lender: lends, thing } })
+    await scopes.run({ name: 'nightly' }, (scope) => void scope.thing)
+    expect(released).toEqual(['lent', 'lender'])
+  })
+
+  it('sees the scope ending, and so does what lends connections', async () => {
+    const states: string[] = []
+    const resource = { ...lender([]), release: (_handle: unknown, scope: Scope) => void states.push(scope.state) }
+    const thing = defineResource({ handle: (scope) => ({ scope }), release: (it) => void states.push(it.scope.state) })
+    const scopes = createScopes({ resources: { thing, resource } })
+    const alone = scopes.open(request)
+    void alone.resource
+    expect(alone.end(completed)).toBeUndefined()
+    expect([...states, alone.state]).toEqual(['ending', 'ended'])
+    const scope = scopes.open(request)
+    void [scope.thing, scope.resource]
+    await scope.end(completed)
+    expect(states).toEqual(['ending', 'ending', 'ending'])
+  })
+
+  it('can defer: that clean-up runs too', async () => {
+    let ran = false
+    const thing = defineResource({
+      handle: (scope) => ({ scope }),
+      release: ({ scope }) => scope.defer(() => void (ran = true)),
+    })
+    await createScopes({ resources: { thing } }).run({ name: 'nightly' }, (scope) => void scope.thing)
+    expect(ran).toBe(true)
+  })
+})
+
+describe('a scope as JSON or in print', () => {
+  it('shows what it is, and neither other requests nor what it holds', () => {
+    const scopes = notebookScopes()
+    const [first, second] = [scopes.open(request), scopes.open({ ...request, id: 'r-2' })]
+    void second.notebook
+    for (const scope of [first, second]) {
+      expect(JSON.parse(JSON.stringify(scope))).toEqual({ ...request, id: scope.id })
+      expect(Object.keys(scope).sort()).toEqual(['deadline', 'id', 'kind', 'name'])
+    }
+    expect(inspect(second)).not.toContain('r-1')
   })
 })
 

@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
-import { DeadlineExceededError, type Scope, ScopeAbortedError, tryCurrentScope } from '../../src/index.ts'
+import { DeadlineExceededError, type Outcome, type Scope, ScopeAbortedError, tryCurrentScope } from '../../src/index.ts'
 import { failureOf } from '../gate.ts'
 import { notebookScopes } from './fixture.ts'
 
@@ -59,7 +59,8 @@ describe("a scope's signal", () => {
       }),
     )
     expect(failure).toBeInstanceOf(ScopeAbortedError)
-    expect(failure).toMatchObject({ code: 'RSC_SCOPE_ABORTED', statusCode: 499, cause: reason })
+    expect(failure).toMatchObject({ code: 'RSC_SCOPE_ABORTED', statusCode: 499, reason: 'signal', cause: reason })
+    expect((failure as Error).message).toContain('the signal it was given fired')
   })
 
   it('has fired at the start when the signal that was given to run had', async () => {
@@ -161,7 +162,9 @@ describe('a client that goes away', () => {
 describe('a scope whose deadline has passed', () => {
   it('makes its handles reject with the DeadlineExceededError, and says so to its clean-ups', async () => {
     const scopes = notebookScopes()
+    const outcomes: Outcome[] = []
     const running = scopes.run({ name: 'slow', timeoutMs: 100 }, async (scope) => {
+      scope.defer((outcome) => void outcomes.push(outcome))
       await new Promise((resolve) => setTimeout(resolve, 200))
       scope.notebook.write('too late')
     })
@@ -170,6 +173,19 @@ describe('a scope whose deadline has passed', () => {
     const failure = await failing
     expect(failure).toBeInstanceOf(DeadlineExceededError)
     expect(scopes.pages).toEqual([])
+    expect(outcomes).toEqual([{ tag: 'aborted', error: failure }])
+  })
+
+  it('tells its clean-ups that it was aborted also where its function swallowed that', async () => {
+    const outcomes: Outcome[] = []
+    const running = notebookScopes().run({ name: 'slow', timeoutMs: 100 }, async (scope) => {
+      scope.defer((outcome) => void outcomes.push(outcome))
+      await new Promise((resolve) => setTimeout(resolve, 200))
+      return 'as if nothing had been'
+    })
+    await vi.advanceTimersByTimeAsync(200)
+    expect(await running).toBe('as if nothing had been')
+    expect(outcomes).toMatchObject([{ tag: 'aborted', error: { code: 'RSC_DEADLINE_EXCEEDED' } }])
   })
 
   it('still lets its clean-ups use the handles', async () => {
@@ -181,6 +197,20 @@ describe('a scope whose deadline has passed', () => {
     await vi.advanceTimersByTimeAsync(200)
     await running
     expect(scopes.pages).toEqual(['note what was left undone'])
+  })
+})
+
+describe('a scope that is told of a shutdown', () => {
+  it('and then fails has failed, and was not aborted: nothing of it was cancelled', async () => {
+    const outcomes: Outcome[] = []
+    const error = new Error('no luck')
+    const running = notebookScopes().run({ name: 'nightly' }, (scope) => {
+      scope.defer((outcome) => void outcomes.push(outcome))
+      scope.shutDown()
+      throw error
+    })
+    expect(await failureOf(running)).toBe(error)
+    expect(outcomes).toEqual([{ tag: 'failed', error }])
   })
 })
 

@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest'
 import {
   createScopes,
   currentScope,
@@ -6,6 +6,7 @@ import {
   OverloadedError,
   type ResourceDefinition,
   type Scope,
+  ScopeEndedError,
   tryCurrentScope,
 } from '../../src/index.ts'
 import { failureOf, Gate } from '../gate.ts'
@@ -197,7 +198,7 @@ describe('scopes.close', () => {
     await closing
     expect(scope.state).toBe('ended')
     expect(outcomes).toMatchObject([{ tag: 'aborted', error: { reason: 'shutdown' } }])
-    expect(() => notebook.write('too late')).toThrow()
+    expect(() => notebook.write('too late')).toThrow(ScopeEndedError)
     expect(scopes.logs).toMatchObject([{ level: 'warn', facts: { scopes: [request] } }])
   })
 
@@ -242,6 +243,22 @@ describe('scopes.close', () => {
     await starting
     await closing
     expect(events).toEqual(['start a', 'stop a'])
+  })
+
+  it('closes what a slow start opens after the close gave up waiting for it, and opens nothing more', async () => {
+    const [gate, stuck] = [new Gate(), new Gate()]
+    const { scopes, events } = recorded({ z: { stop: () => stuck.passed }, a: { start: () => gate.passed }, b: {} })
+    const starting = failureOf(scopes.start())
+    await vi.waitFor(() => expect(events).toContain('start a'))
+    const closing = scopes.close({ timeoutMs: 1_000 })
+    await vi.advanceTimersByTimeAsync(600)
+    expect(events).toEqual(['start z', 'start a', 'stop z'])
+    gate.open()
+    expect(await starting).toMatchObject({ code: 'RSC_OVERLOADED', reason: 'shutdown' })
+    stuck.open()
+    await closing
+    expect(events).toEqual(['start z', 'start a', 'stop z', 'stop a'])
+    expect(scopes.state).toBe('closed')
   })
 
   it('never rejects: a resource that fails to close is logged, and the others are closed', async () => {
@@ -297,6 +314,25 @@ describe('scopes.health', () => {
       status: 'down',
       resources: { mailer: { status: 'down', error: 'no route to host' } },
     })
+  })
+
+  it('is down for a resource that says nothing within 2 s, or what it was told', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    onTestFinished(() => void vi.useRealTimers())
+    const health = () => new Promise<never>(() => {})
+    const scopes = createScopes({ resources: { mailer: defineResource({ handle: () => 1, health }) } })
+    for (const [options, timeoutMs] of [
+      [{}, 2_000],
+      [{ timeoutMs: 50 }, 50],
+    ] as const) {
+      const asked = scopes.health(options)
+      await vi.advanceTimersByTimeAsync(timeoutMs)
+      expect(await asked).toMatchObject({
+        status: 'down',
+        resources: { mailer: { status: 'down', error: expect.stringContaining(`${timeoutMs} ms`) } },
+      })
+    }
+    expect(vi.getTimerCount()).toBe(0)
   })
 
   it('is down once the runtime is closing', async () => {
