@@ -223,7 +223,8 @@ export class Scope implements ScopeDescription {
     return { id: this.id, kind: this.kind, name: this.name }
   }
 
-  /** @internal Why its handles reject; undefined while they work. */
+  // Without the mark that strips it from the declarations: those of postgres/session need it, in TransactionHost.
+  /** Why its handles reject; undefined while they work. */
   get cancelReason(): ReqscopeError | undefined {
     return this.#cancelReason
   }
