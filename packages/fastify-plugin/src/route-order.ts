@@ -10,15 +10,35 @@ export interface HookNames {
 /**
  * Refuses to start when there are routes that get scopes but were declared before the plugin was there: their config
  * was not checked and their handlers are not followed.
+ *
+ * Fastify tells of them only in what it prints for people, so that is not trusted: what can't be read in it, or a route
+ * declared since that is not found in it, refuses the start too.
  */
 export function refuseEarlierRoutes(app: FastifyInstance, hooks: HookNames): void {
-  if (!/\((?:[A-Z-]+(?:, )?)+\)/.test(app.printRoutes({ commonPrefix: false }))) return // no routes yet
-  app.addHook('onReady', function refuseEarlierRoutes(done) {
-    const early = routesOf(app.printRoutes({ commonPrefix: false, includeMeta: ['onRequest', 'onError'] }))
-    const faulty = early.filter(({ meta }) => count(meta, hooks.opens) > 0 && count(meta, hooks.seen) === 0)
-    const twice = early.filter(({ meta }) => count(meta, hooks.opens) > 1)
-    done(tooEarly(faulty) ?? tooOften(twice))
+  if (routesOf(app.printRoutes({ commonPrefix: false })).length === 0) return
+  let declaredSince = false
+  app.addHook('onRoute', function noteLaterRoute() {
+    declaredSince = true
   })
+  app.addHook('onReady', function refuseEarlierRoutes(done) {
+    const printed = app.printRoutes({ commonPrefix: false, includeMeta: ['onRequest', 'onError'] })
+    done(refusal(printed, hooks, declaredSince))
+  })
+}
+
+function refusal(printed: string, hooks: HookNames, declaredSince: boolean): Error | undefined {
+  let routes: PrintedRoute[]
+  try {
+    routes = routesOf(printed)
+  } catch (error) {
+    return error as Error
+  }
+  if (declaredSince && !routes.some(({ meta }) => count(meta, hooks.opens) > 0 && count(meta, hooks.seen) > 0)) {
+    return notUnderstood('no route of the plugin is in them')
+  }
+  const early = routes.filter(({ meta }) => count(meta, hooks.opens) > 0 && count(meta, hooks.seen) === 0)
+  const twice = routes.filter(({ meta }) => count(meta, hooks.opens) > 1)
+  return tooEarly(early) ?? tooOften(twice)
 }
 
 interface PrintedRoute {
@@ -34,28 +54,30 @@ function routesOf(printed: string): PrintedRoute[] {
     const text = line.replace(/^[\s│├└─]*/, '')
     if (text.startsWith('• ')) {
       const last = routes.at(-1)
-      if (last !== undefined) last.meta += text
+      if (last === undefined) throw notUnderstood(line)
+      last.meta += text
       continue
     }
-    if (text === '') continue
+    if (text === '' || text === '(empty tree)') continue
     const depth = line.length - text.length
     while ((path.at(-1)?.depth ?? -1) >= depth) path.pop()
-    const [, segment = text, methods] = /^(.*?)(?: \(([A-Z, -]+)\).*)?$/.exec(text) ?? []
+    const [, segment, methods] = /^(.*?) \(([A-Z][A-Z0-9_, -]*)\)/.exec(text) ?? []
+    if (segment === undefined) throw notUnderstood(line)
     path.push({ depth, segment })
-    if (methods !== undefined) {
-      routes.push({
-        route: `${methods} ${path
-          .map((each) => each.segment)
-          .join('')
-          .replaceAll('//', '/')}`,
-        meta: '',
-      })
-    }
+    const url = path.map((each) => each.segment).join('')
+    routes.push({ route: `${methods} ${url.replaceAll('//', '/')}`, meta: '' })
   }
   return routes
 }
 
 const count = (meta: string, hook: string): number => meta.split(`${hook}()`).length - 1
+
+function notUnderstood(what: string): RegistrationError {
+  return new RegistrationError(
+    '@reqscope/fastify-plugin can not read the routes that this Fastify prints, so it can not tell whether some were ' +
+      `declared before it: ${what}. Register it before all routes, and report the version of Fastify.`,
+  )
+}
 
 function tooEarly(routes: readonly PrintedRoute[]): Error | undefined {
   if (routes.length === 0) return undefined
