@@ -1,10 +1,11 @@
 import { once } from 'node:events'
 import { Agent, get } from 'node:http'
+import { connect } from 'node:net'
 import Fastify from 'fastify'
 import { describe, expect, it } from 'vitest'
 import { Gate } from '../../core/test/gate.ts'
 import reqscope from '../src/index.ts'
-import { appWith, portOf, thingScopes } from './fixture.ts'
+import { appWith, bareApp, portOf, thingScopes } from './fixture.ts'
 
 describe('app.close()', () => {
   it('takes less than 5 s with keep-alive connections that became idle while it was closing', async () => {
@@ -47,6 +48,23 @@ describe('app.close()', () => {
     await closed
     expect(await (await answer).text()).toBe('done')
     expect(released).toEqual(['completed'])
+  })
+
+  it('cuts a socket that was upgraded and stays open', async () => {
+    const app = bareApp()
+    await app.register(reqscope, { scopes: thingScopes().scopes, closeTimeoutMs: 300 })
+    const upgraded = new Gate()
+    app.server.on('upgrade', (_request, socket) => {
+      socket.on('error', () => {})
+      socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n')
+      upgraded.open()
+    })
+    const socket = connect(await portOf(app), '127.0.0.1').on('error', () => {})
+    socket.write('GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n')
+    await upgraded.passed
+    const cut = once(socket.resume(), 'close')
+    await app.close()
+    await cut
   })
 
   it('closes an application that was never listening', async () => {

@@ -72,6 +72,56 @@ describe('a route with a transaction', async () => {
     expect(await totals()).toEqual([])
   })
 
+  it.each(['return', 'reply.send'])(
+    'is over for afterCommit functions and onResponse hooks: they have the scope outside of it (%s)',
+    async (form) => {
+      const { app, order } = await shop()
+      const seen: string[] = []
+      const responded = new Gate()
+      const hear = (what: string) => async (request: FastifyRequest) => {
+        await order(request, 2)
+        seen.push(what)
+      }
+      app.addHook('onResponse', async (request) => {
+        await hear('onResponse')(request)
+        responded.open()
+      })
+      app.post('/', config(true), async (request, reply) => {
+        await order(request, 1)
+        request.scope.afterCommit(() => hear('afterCommit')(request))
+        return form === 'return' ? { done: true } : reply.send({ done: true })
+      })
+      expect((await app.inject({ method: 'POST', url: '/' })).statusCode).toBe(200)
+      await responded.passed
+      expect(seen).toEqual(['afterCommit', 'onResponse'])
+      expect(await totals()).toEqual([1, 2, 2])
+    },
+  )
+
+  it('answers in time although an afterCommit function hangs, and stays committed', async () => {
+    const { app, order } = await shop()
+    app.post('/', { config: { scope: { transaction: true, timeoutMs: 200 } } }, async (request) => {
+      await order(request, 1)
+      request.scope.afterCommit(() => new Promise(() => {}))
+      return { done: true }
+    })
+    await app.inject({ method: 'POST', url: '/' })
+    expect(await totals()).toEqual([1])
+  })
+
+  it('names its scope in errors, and no place in the plugin', async () => {
+    const { app, db, order } = await shop()
+    app.post('/', config(true), async (request) => {
+      await order(request, 0).catch(() => {}) // refused by a constraint, and swallowed
+      void db
+      return 'done'
+    })
+    const failure = new Gate<Error>()
+    app.addHook('onError', async (_request, _reply, error) => failure.open(error))
+    expect((await app.inject({ method: 'POST', url: '/' })).statusCode).toBe(500)
+    expect((await failure.passed).message).toMatch(/^The transaction of request POST \/ \([^)]*\) was rolled back/)
+  })
+
   it('rolls back what a callback handler answers with an error', async () => {
     const { app, order } = await shop()
     app.post('/', config(true), (request, reply) => {
