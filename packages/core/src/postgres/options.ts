@@ -48,7 +48,7 @@ export interface PostgresOptions<Schema extends Record<string, unknown> = Record
   readonly leakThresholdMs?: number
   /**
    * How often the place in the code that takes a connection is captured: `always`, `sampled` (the first of each route and
-   * one of sixteen after it) or `never`. Default `sampled` where NODE_ENV is `production`, else `always`; `never` without a
+   * one of 128 after it) or `never`. Default `sampled` where NODE_ENV is `production`, else `always`; `never` without a
    * leak threshold.
    */
   readonly acquisitionSites?: SiteCapture

@@ -2,7 +2,7 @@ import { fileURLToPath } from 'node:url'
 
 // What makes a capture dear is the number of frames; the user's first one is rarely further away.
 const FRAMES = 6
-const SAMPLE_EVERY = 16
+const SAMPLE_EVERY = 128
 const MAX_NAMES = 1_000
 const ownFolder = fileURLToPath(new URL('..', import.meta.url))
 
@@ -32,7 +32,7 @@ export class AcquisitionSite {
 export type SiteCapture = 'always' | 'sampled' | 'never'
 
 /**
- * Captures sites. Sampled, it captures the first of every name and one of sixteen after that; the others are given the
+ * Captures sites. Sampled, it captures the first of every name and one of 128 after that; the others are given the
  * newest of their name, which for a route is nearly always the same line.
  */
 export class SiteRecorder {
