@@ -153,10 +153,6 @@ export class Connection {
     return true
   }
 
-  get preparedCount(): number {
-    return this.#prepared.size
-  }
-
   /** Whether it still answers, in that many milliseconds. */
   async answers(timeoutMs = this.#config.connectTimeoutMs): Promise<boolean> {
     try {

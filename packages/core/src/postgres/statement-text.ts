@@ -87,10 +87,6 @@ const MAX_REMEMBERED_LENGTH = 16_384
 export class KnownTexts {
   readonly #known = new Map<string, KnownText>()
 
-  get size(): number {
-    return this.#known.size
-  }
-
   see(text: string): KnownText {
     const known = this.#known.get(text)
     if (known !== undefined) {
