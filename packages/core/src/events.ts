@@ -27,6 +27,9 @@ export interface ReqscopeEvents {
   'reqscope:connection:opened': { resource: string; backend: number | undefined; tookMs: number }
   'reqscope:connection:closed': { resource: string; backend: number | undefined; reason: string }
   'reqscope:pool:exhausted': { resource: string; scope: ScopeDescription; reason: string; waitedMs: number }
+  /** `shadow`: it was counted only. `by` says who decided: the store, this process's memory of it, or its own counts. */
+  'reqscope:rate-limit:refused': { limit: string; shadow: boolean; by: 'store' | 'memory' | 'local' }
+  'reqscope:rate-limit:store-failed': { cause: unknown }
   'reqscope:transaction:retried': { scope: ScopeDescription; attempt: number; cause: unknown }
 }
 

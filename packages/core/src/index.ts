@@ -6,7 +6,10 @@ export {
   isReqscopeError,
   NoActiveScopeError,
   OverloadedError,
+  type OverloadReason,
   PoolExhaustedError,
+  RateLimitExceededError,
+  type RateLimitState,
   ReqscopeError,
   ScopeAbortedError,
   type ScopeDescription,
@@ -18,6 +21,7 @@ export {
 export type { LeaseDescription, ReqscopeEvents } from './events.ts'
 export type { Health } from './health.ts'
 export type { Cleanup, Outcome } from './scope/cleanup-stack.ts'
+export type { ConsumeOptions } from './scope/consumer.ts'
 export { defineResource, type ResourceDefinition } from './scope/define-resource.ts'
 export type { Logger } from './scope/logger.ts'
 export { currentScope, type Register, type RegisteredScope, type ScopeWith, tryCurrentScope } from './scope/register.ts'

@@ -1,6 +1,13 @@
-import { DeadlineExceededError, type ReqscopeError, ScopeAbortedError, type ScopeDescription } from '../errors.ts'
+import {
+  DeadlineExceededError,
+  type RateLimitState,
+  type ReqscopeError,
+  ScopeAbortedError,
+  type ScopeDescription,
+} from '../errors.ts'
 import { eventChannel } from '../events.ts'
 import { type Cleanup, CleanupStack, COMPLETED, type Outcome } from './cleanup-stack.ts'
+import type { ConsumeOptions, Consumer } from './consumer.ts'
 import { type Context, currentContext, findInContext, outsideEveryScope, runInContext, runWithin } from './current.ts'
 import type { Logger } from './logger.ts'
 import type { ManualTransaction, Resource, TransactionalResource, TransactionOptions } from './resource.ts'
@@ -15,6 +22,7 @@ export interface ScopeOwner {
   readonly transactionals: readonly TransactionalResource[]
   /** The one of this name, or the only one. */
   transactional(name: string | undefined): TransactionalResource
+  readonly consume: Consumer
   /** Told once, when the scope has ended. */
   forget(scope: Scope): void
 }
@@ -201,6 +209,17 @@ export class Scope implements ScopeDescription {
   ): Promise<Result> {
     const [options, fn] = args.length === 1 ? [{}, args[0]] : args
     return this.#owner.transactional(options.resource).transaction(this, options, fn)
+  }
+
+  /**
+   * Consumes from a rate limit, of whoever `key` stands for; resolves to what is left of it, for a shadow to nothing.
+   *
+   * @throws RateLimitExceededError when there is not enough left; nothing is consumed then.
+   * @throws OverloadedError when the store can't be asked and `onStoreFailure` is `'refuse'`.
+   */
+  consume(options: ConsumeOptions): Promise<RateLimitState | undefined> {
+    if (this.#cancelReason !== undefined) return Promise.reject(this.#cancelReason)
+    return this.#owner.consume(options)
   }
 
   // What follows is for the runtime, the resources and the adapters; it is not part of the public face.
