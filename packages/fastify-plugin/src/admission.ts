@@ -53,6 +53,7 @@ export class Admission {
       if (error instanceof RateLimitExceededError) {
         limits.writeHeaders(error.states, (name, value) => reply.header(name, value))
       }
+      refuseUpgrade(request, reply)
       runInContext(life.scope, () => done(error as Error))
     }
     let checked: Passage | Promise<Passage>
@@ -65,4 +66,12 @@ export class Admission {
     if ('then' in checked) checked.then(pass, refuse)
     else pass(checked)
   }
+}
+
+// The socket of an upgrade has no parser any more that would notice its end, and @fastify/websocket only destroys those that
+// came as far as its own hook.
+function refuseUpgrade(request: FastifyRequest, reply: FastifyReply): void {
+  if (request.raw.headers.upgrade === undefined) return
+  reply.header('connection', 'close')
+  reply.raw.once('finish', () => request.raw.socket.destroySoon())
 }

@@ -3,7 +3,7 @@ import websocket from '@fastify/websocket'
 import { createScopes, type Resources } from '@reqscope/core'
 import { testRedis } from '@reqscope/services/testing'
 import type { FastifyRequest } from 'fastify'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import WebSocket from 'ws'
 import { redisResource, TestRedis } from '../../core/test/limits/redis-resource.ts'
 import reqscope, { type ReqscopeOptions } from '../src/index.ts'
@@ -160,7 +160,7 @@ describe('config.scope.rateLimit', () => {
   })
 
   it('refuses the upgrade to a websocket', async () => {
-    const { app } = await limitedApp()
+    const { app, scopes } = await limitedApp()
     await app.register(websocket)
     await app.register(async (inner) => {
       const rateLimit = { limit: 1, windowMs: 60_000 }
@@ -171,10 +171,10 @@ describe('config.scope.rateLimit', () => {
     const [greeting] = await once(first, 'message')
     expect(String(greeting)).toBe('hello')
     const second = new WebSocket(url)
-    const [, response] = (await once(second, 'unexpected-response')) as [unknown, { statusCode: number }]
-    expect(response.statusCode).toBe(429)
+    const [refusal] = (await once(second, 'error').catch((error: unknown) => [error])) as [Error]
+    expect(refusal.message).toBe('Unexpected server response: 429')
     first.terminate()
-    second.terminate()
+    await vi.waitFor(() => expect(scopes.snapshot().openScopes.total).toBe(0))
   })
 
   it('ends the scope of what it refused', async () => {
