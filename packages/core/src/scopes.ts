@@ -71,6 +71,11 @@ export class Scopes<R extends Resources = Resources> {
   /** How long a handler may take to settle after its response was closed, in milliseconds. */
   readonly settleTimeoutMs: number
 
+  /** For adapters: the resources in the order of their slots. */
+  get slots(): readonly { readonly name: string; readonly resource: AnyResource }[] {
+    return this.#slots
+  }
+
   readonly #slots: readonly { readonly name: string; readonly resource: AnyResource }[]
   readonly #transactionals: readonly { readonly name: string; readonly resource: TransactionalResource }[]
   readonly #ScopeClass: typeof Scope

@@ -1,5 +1,5 @@
 import { RateLimitExceededError, type Scopes } from '@reqscope/core'
-import { type Passage, type RouteRateLimits, runInContext } from '@reqscope/core/http'
+import { type AdmissionGate, giveBack, type Passage, type RouteRateLimits, runInContext } from '@reqscope/core/http'
 import type { FastifyReply, FastifyRequest, preHandlerHookHandler } from 'fastify'
 import { lifeOf, type RequestLife } from './request-life.ts'
 import type { RoutePolicy } from './route-config.ts'
@@ -17,11 +17,50 @@ export class Admission {
     this.#defaultLimits = defaultLimits
   }
 
-  /** Goes on, in the request's scope, with what is behind the `onRequest` hook; or with an error. */
+  /**
+   * Goes on, in the request's scope, with what is behind the `onRequest` hook; or with an error. Its rate limits come first,
+   * so that a flood takes nobody's place; what they took is given back if there is no place.
+   */
   enter(policy: RoutePolicy, life: RequestLife, request: FastifyRequest, reply: FastifyReply, done: Done): void {
     const limits = policy.rateLimits ?? this.#defaultLimits
-    if (limits === undefined || limits === false || !limits.has('onRequest')) runInContext(life.scope, done)
-    else this.#limit(limits, 'onRequest', life, request, reply, done)
+    if (limits === undefined || limits === false || !limits.has('onRequest')) {
+      if (policy.gate === undefined) runInContext(life.scope, done)
+      else this.#throughGate(policy.gate, life, request, reply, done)
+      return
+    }
+    const { gate } = policy
+    const next = gate === undefined ? done : this.#thenThroughGate(gate, life, request, reply, done)
+    this.#limit(limits, 'onRequest', life, request, reply, next)
+  }
+
+  #thenThroughGate(
+    gate: AdmissionGate,
+    life: RequestLife,
+    request: FastifyRequest,
+    reply: FastifyReply,
+    done: Done,
+  ): Done {
+    return (error) => {
+      if (error === undefined) this.#throughGate(gate, life, request, reply, done)
+      else done(error)
+    }
+  }
+
+  #throughGate(gate: AdmissionGate, life: RequestLife, request: FastifyRequest, reply: FastifyReply, done: Done): void {
+    const refuse = (error: unknown) => {
+      giveBack(this.#scopes.rateLimiter, life.passage)
+      refuseUpgrade(request, reply)
+      runInContext(life.scope, () => done(error as Error))
+    }
+    let waiting: Promise<void> | undefined
+    try {
+      waiting = gate.enter(life.scope)
+    } catch (error) {
+      refuse(error)
+      return
+    }
+    if (waiting === undefined) runInContext(life.scope, done)
+    else waiting.then(() => runInContext(life.scope, done), refuse)
   }
 
   /** The hook for what is decided after all others. */

@@ -8,6 +8,7 @@ import { commitBeforeHead, leaveTransaction, trackedHandler, transactionalHandle
 import { RegistrationError } from './registration-error.ts'
 import { lifeOf, RequestLife, requestLife } from './request-life.ts'
 import { policyOf, rateLimitsOf, routePolicy, withPolicy } from './route-config.ts'
+import { RouteGates } from './route-gates.ts'
 import { refuseEarlierRoutes } from './route-order.ts'
 import { answerTypedErrors, settleBeforeErrorHandlers } from './typed-errors.ts'
 import type { ReqscopeOptions } from './types.ts'
@@ -25,6 +26,7 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
     'closeTimeoutMs',
     'settleTimeoutMs',
     'rateLimit',
+    'adaptive',
   ])
   const closeTimeoutMs = read.milliseconds('closeTimeoutMs', 10_000)
   const scopes = await runtimeOf(options)
@@ -33,6 +35,7 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
     scopes,
     options.rateLimit === undefined ? undefined : rateLimitsOf(options.rateLimit, 'reqscope.rateLimit', 'app'),
   )
+  const gates = new RouteGates(scopes, options.adaptive)
   const logsLikeApp = scopes.logger === (app.log as unknown)
 
   app.decorate('scopes', scopes as unknown as FastifyInstance['scopes'])
@@ -42,7 +45,7 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
   answerTypedErrors(app)
 
   app.addHook('onRoute', function scopeRoute(route) {
-    const policy = routePolicy(route, scopes)
+    const policy = routePolicy(route, scopes, gates)
     route.config = withPolicy(route.config, policy)
     route.onError = [settleBeforeErrorHandlers, ...listOf(route.onError)]
     if (policy.optedOut) return

@@ -1,5 +1,6 @@
 import { InvalidOptionError, type Scopes } from '@reqscope/core'
 import {
+  type AdmissionGate,
   type CommitRules,
   commitRules,
   isTransactional,
@@ -9,6 +10,7 @@ import {
   type RouteTransactionOptions,
 } from '@reqscope/core/http'
 import type { FastifyRequest, RouteOptions } from 'fastify'
+import type { RouteGates } from './route-gates.ts'
 import type { RouteScopeConfig } from './types.ts'
 
 /** What is decided about a route's scopes when the route is registered. */
@@ -22,6 +24,7 @@ export interface RoutePolicy {
   readonly transaction: CommitRules | undefined
   /** Undefined where the plugin's are meant, false where there are none. */
   readonly rateLimits: RouteRateLimits<FastifyRequest> | false | undefined
+  readonly gate: AdmissionGate | undefined
 }
 
 /** For what no route answers: the scopes of 404s. */
@@ -33,6 +36,7 @@ export const NO_ROUTE: RoutePolicy = {
   onAbort: undefined,
   transaction: undefined,
   rateLimits: undefined,
+  gate: undefined,
 }
 
 const policyKey = Symbol('reqscope.policy')
@@ -67,25 +71,37 @@ export function withPolicy<Config extends object>(config: Config | undefined, po
  *
  * @throws InvalidOptionError naming the route and the field.
  */
-export function routePolicy(route: RouteOptions & { readonly path?: string }, scopes: Scopes): RoutePolicy {
+export function routePolicy(
+  route: RouteOptions & { readonly path?: string },
+  scopes: Scopes,
+  gates: RouteGates,
+): RoutePolicy {
   const methods = Array.isArray(route.method) ? route.method.join(',') : route.method
   const config: unknown = route.config?.scope
   const name = Array.isArray(route.method) && route.method.length > 1 ? undefined : `${methods} ${route.url}`
   const prefix = `config.scope of ${methods} ${route.url}`
   const common = { name, url: route.url }
   if (config === false) return { ...NO_ROUTE, ...common, optedOut: true }
-  if (config === undefined) return { ...NO_ROUTE, ...common }
+  if (config === undefined) return { ...NO_ROUTE, ...common, gate: gates.gateOf({}, prefix) }
   if (typeof config !== 'object' || config === null || Array.isArray(config)) {
     throw new InvalidOptionError(prefix, config, 'an object, or false to opt the route out')
   }
   const options = config as RouteScopeConfig
-  const read = new OptionReader(prefix, options).onlyKnown(['transaction', 'timeoutMs', 'onAbort', 'rateLimit'])
+  const read = new OptionReader(prefix, options).onlyKnown([
+    'transaction',
+    'timeoutMs',
+    'onAbort',
+    'rateLimit',
+    'concurrency',
+    'priority',
+  ])
   return {
     ...NO_ROUTE,
     ...common,
     timeoutMs: options.timeoutMs === undefined ? undefined : read.milliseconds('timeoutMs', 0, { min: 1 }),
     onAbort: read.oneOf<'cancel' | 'finish', undefined>('onAbort', undefined, ['cancel', 'finish']),
     transaction: transactionOf(options.transaction, `${prefix}.transaction`, route, scopes),
+    gate: gates.gateOf(options, prefix),
     rateLimits:
       options.rateLimit === undefined || options.rateLimit === false
         ? options.rateLimit

@@ -44,9 +44,11 @@ function answerTypedError(
     return undefined
   }
   const { statusCode, headers, body } = problemDetails(typed)
-  if (statusCode >= 500) request.log.error({ err: typed, req: request }, typed.message)
-  // A flood that is refused must not become a flood of log lines.
-  else if (statusCode === 429) request.log.debug({ err: typed }, typed.message)
+  const { reason } = typed as { reason?: unknown }
+  // A flood that is refused must not become a flood of log lines; there are events that count it.
+  const isShed = statusCode === 429 || (typed.code === 'RSC_OVERLOADED' && reason !== 'shutdown')
+  if (isShed) request.log.debug({ err: typed }, typed.message)
+  else if (statusCode >= 500) request.log.error({ err: typed, req: request }, typed.message)
   else request.log.info({ err: typed }, typed.message)
   return reply.code(statusCode).headers(headers).send(JSON.stringify(body))
 }

@@ -1,5 +1,11 @@
 import type { Register, RegisteredScope, Resources, Scopes } from '@reqscope/core'
-import type { RouteRateLimitConfig, RouteTransactionOptions } from '@reqscope/core/http'
+import type {
+  AdaptiveOptions,
+  ConcurrencyOptions,
+  Priority,
+  RouteRateLimitConfig,
+  RouteTransactionOptions,
+} from '@reqscope/core/http'
 import type { PostgresOptions, postgres } from '@reqscope/core/postgres'
 import type { FastifyRequest } from 'fastify'
 
@@ -32,9 +38,18 @@ export interface RouteScopeConfig {
    * request gets a 429 and consumes nothing. Replaces the plugin's `rateLimit`; `false` is none.
    */
   readonly rateLimit?: false | RouteRateLimitConfig<FastifyRequest>
+  /** How many requests of the route, or of its group, may be under way at once; the others wait their turn or get a 503. */
+  readonly concurrency?: ConcurrencyOptions
+  /** Whose requests are let in first, and refused last, by `concurrency` and `adaptive`. Default `'normal'`. */
+  readonly priority?: Priority
 }
 
 interface CommonOptions {
+  /**
+   * Limits how many requests are under way at once by how long answers take, against how long they usually take; what has
+   * a `priority` of its own is let in sooner or later. Default false.
+   */
+  readonly adaptive?: boolean | AdaptiveOptions
   /** The limits of what has none of its own, 404s included; it all counts together. */
   readonly rateLimit?: RouteRateLimitConfig<FastifyRequest>
   /** How long `app.close()` may take to drain and close, in milliseconds. Default 10,000. */

@@ -1,4 +1,7 @@
 /** What HTTP adapters share. For adapters: an application uses its framework's package. */
+export { AdaptiveLimit, type AdaptiveOptions } from '../limits/adaptive.ts'
+export { AdmissionGate } from '../limits/admission-gate.ts'
+export { ConcurrencyLimit, type ConcurrencyOptions, PRIORITIES, type Priority } from '../limits/concurrency.ts'
 export { OptionReader } from '../options.ts'
 export { runInContext } from '../scope/current.ts'
 export { isTransactional } from '../scope/resource.ts'

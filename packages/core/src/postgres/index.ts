@@ -89,6 +89,10 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
     sessionOf(handle).cancel(reason as never)
   }
 
+  expectedWaitMs(): number {
+    return this.#attached.expectedWaitMs
+  }
+
   async health(): Promise<ResourceHealth> {
     await this.#attached.probe()
     const { counts, lastFailure } = this.#attached

@@ -64,6 +64,9 @@ export class Pool {
   #lastFailure: unknown
   #closing = false
   #longestWaitMs = 0
+  #grantedAt = 0
+  /** The average time between one connection for those who wait and the next. */
+  #grantEveryMs = 0
 
   constructor(
     resource: string,
@@ -103,6 +106,13 @@ export class Pool {
       waiting: this.waiting,
       longestWaitMs: Math.round(this.#longestWaitMs),
     }
+  }
+
+  /** How long who asks now would wait, by how fast those who wait are served; 0 where nobody does. */
+  get expectedWaitMs(): number {
+    if (this.waiting === 0) return 0
+    const oldest = Math.min(this.#returning[0]?.since ?? Infinity, this.#newcomers[0]?.since ?? Infinity)
+    return Math.max((this.waiting + 1) * this.#grantEveryMs, performance.now() - oldest)
   }
 
   get lastFailure(): unknown {
@@ -244,7 +254,11 @@ export class Pool {
   }
 
   #grant(waiter: Waiter, connection: Connection): void {
-    this.#longestWaitMs = Math.max(this.#longestWaitMs, performance.now() - waiter.since)
+    const now = performance.now()
+    this.#longestWaitMs = Math.max(this.#longestWaitMs, now - waiter.since)
+    const sinceMs = now - Math.max(this.#grantedAt, waiter.since)
+    this.#grantEveryMs += (sinceMs - this.#grantEveryMs) * (this.#grantEveryMs === 0 ? 1 : 0.1)
+    this.#grantedAt = now
     waiter.borrower.waits--
     waiter.grant(connection)
   }

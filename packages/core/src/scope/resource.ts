@@ -39,6 +39,8 @@ export interface Resource<Handle> {
   release(handle: Handle, scope: Scope, outcome: Outcome): void | Promise<void>
   /** Cancels what runs on behalf of the handle: its client has gone, or its deadline has passed. */
   cancel?(handle: Handle, scope: Scope, reason: Error): void
+  /** How long who asks now would wait for a connection, as far as can be told, in milliseconds. */
+  expectedWaitMs?(): number
   health(): ResourceHealth | Promise<ResourceHealth>
 }
 

@@ -40,6 +40,12 @@ export interface ScopeInit {
   readonly logger?: Logger | undefined
 }
 
+/** What a scope holds of its runtime's capacity. */
+export interface Permit {
+  /** Told once, when the scope has ended. */
+  scopeEnded(scope: Scope, outcome: Outcome): void
+}
+
 type State =
   | { readonly tag: 'open' }
   /** `done` is missing while the first handles are released: where that takes no time, the scope ends at once. */
@@ -72,6 +78,7 @@ export class Scope implements ScopeDescription {
   #state: State = OPEN
   #handles: unknown[] | undefined
   #cleanups: CleanupStack | undefined
+  #permit: Permit | undefined
   #controller: AbortController | undefined
   #signalReason: ReqscopeError | undefined
   #cancelReason: ReqscopeError | undefined
@@ -275,6 +282,20 @@ export class Scope implements ScopeDescription {
     return handles[slot]
   }
 
+  /** @internal Keeps what is given back when it has ended. */
+  hold(permit: Permit): void {
+    this.#permit = permit
+  }
+
+  /** @internal Which of the runtime's resources it has handles of, as bits; of the first 31. */
+  get usedSlots(): number {
+    let used = 0
+    if (this.#handles !== undefined) {
+      for (let slot = 0; slot < this.#handles.length && slot < 31; slot++) if (slot in this.#handles) used |= 1 << slot
+    }
+    return used
+  }
+
   /** @internal */
   openTransaction(options: TransactionOptions): ManualTransaction {
     return this.#owner.transactional(options.resource).openTransaction(this, options)
@@ -388,6 +409,7 @@ export class Scope implements ScopeDescription {
     this.#state = outcome === COMPLETED ? ENDED_WELL : { tag: 'ended', outcome }
     this.#reportFailures(failures)
     this.#owner.forget(this)
+    if (this.#permit !== undefined) this.#permit.scopeEnded(this, outcome)
     if (ended.hasSubscribers) {
       ended.publish({ scope: this.describe(), outcome: outcome.tag, durationMs: performance.now() - this.#openedAt })
     }
