@@ -302,6 +302,22 @@ export class ConnectionLostError extends ReqscopeError {
   }
 }
 
+/** A resource could not be reached several times in a row, so it is left alone for a moment. Status 503 with Retry-After. */
+export class CircuitOpenError extends ReqscopeError {
+  readonly code = 'RSC_CIRCUIT_OPEN'
+  override readonly statusCode = 503
+  readonly resource: string
+
+  constructor(facts: { resource: string; retryAfterMs: number; cause?: unknown }) {
+    const why = facts.cause instanceof Error ? ` The last attempt failed with: ${facts.cause.message}` : ''
+    super(
+      `${facts.resource} could not be reached several times in a row and is tried again in ${Math.ceil(facts.retryAfterMs)} ms.${why}`,
+      { retryAfterMs: facts.retryAfterMs, cause: facts.cause },
+    )
+    this.resource = facts.resource
+  }
+}
+
 /** A transaction was used after its end, or could not be committed because of what happened inside it. */
 export class TransactionEndedError extends ReqscopeError {
   readonly code = 'RSC_TRANSACTION_ENDED'

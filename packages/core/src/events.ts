@@ -26,6 +26,9 @@ export interface ReqscopeEvents {
   'reqscope:lease:reclaimed': { lease: LeaseDescription }
   'reqscope:connection:opened': { resource: string; backend: number | undefined; tookMs: number }
   'reqscope:connection:closed': { resource: string; backend: number | undefined; reason: string }
+  /** How many idle connections were dead and closed, and how many the pool still has. */
+  'reqscope:circuit:opened': { resource: string; discarded: number; kept: number; cause: unknown }
+  'reqscope:circuit:closed': { resource: string }
   'reqscope:pool:exhausted': { resource: string; scope: ScopeDescription; reason: string; waitedMs: number }
   /** `shadow`: it was counted only. `by` says who decided: the store, this process's memory of it, or its own counts. */
   'reqscope:rate-limit:refused': { limit: string; shadow: boolean; by: 'store' | 'memory' | 'local' }

@@ -1,4 +1,5 @@
 export {
+  CircuitOpenError,
   ConnectionLostError,
   type ConnectionLostReason,
   DeadlineExceededError,

@@ -1,5 +1,6 @@
 import type { ConnectionOptions as TlsOptions } from 'node:tls'
 import createClient, { type ParsedOptions, type PostgresType } from 'postgres'
+import { type CircuitBreakerOptions, checkCircuitBreakerOptions } from '../circuit-breaker.ts'
 import { InvalidOptionError, UNSHOWN } from '../errors.ts'
 import { OptionReader } from '../options.ts'
 import type { SiteCapture } from '../scope/acquisition-site.ts'
@@ -56,6 +57,8 @@ export interface PostgresOptions<Schema extends Record<string, unknown> = Record
   readonly prepare?: boolean
   /** How many statements are prepared on a connection at most. Default 256. */
   readonly maxPrepared?: number
+  /** When a server that can't be reached is left alone for a moment. */
+  readonly circuitBreaker?: CircuitBreakerOptions
 }
 
 /** The options, checked and complete. */
@@ -81,6 +84,7 @@ export interface PostgresConfig {
   readonly acquisitionSites: SiteCapture
   readonly prepare: boolean
   readonly maxPrepared: number
+  readonly circuitBreaker: Required<CircuitBreakerOptions>
 }
 
 export interface Endpoint {
@@ -121,6 +125,7 @@ const KNOWN = [
   'acquisitionSites',
   'prepare',
   'maxPrepared',
+  'circuitBreaker',
 ] as const satisfies readonly (keyof PostgresOptions)[]
 
 const MODES: readonly unknown[] = [true, false, 'require', 'prefer', 'verify-full']
@@ -181,6 +186,7 @@ export function checkPostgresOptions(options: PostgresOptions<Record<string, unk
     acquisitionSites: read.oneOf('acquisitionSites', sites, ['always', 'sampled', 'never']),
     prepare: read.boolean('prepare', true),
     maxPrepared: read.integer('maxPrepared', 256, { min: 0 }),
+    circuitBreaker: checkCircuitBreakerOptions(options.circuitBreaker ?? {}, 'postgres.circuitBreaker'),
   })
 }
 

@@ -1,3 +1,4 @@
+import { CircuitBreaker } from '../circuit-breaker.ts'
 import { OverloadedError, PoolExhaustedError, type ReqscopeError, type ScopeDescription } from '../errors.ts'
 import { publish } from '../events.ts'
 import { SiteRecorder } from '../scope/acquisition-site.ts'
@@ -52,6 +53,7 @@ export class Pool {
   readonly #ledger: Ledger
   readonly #leases = new Set<PooledLease>()
   readonly #connections = new Set<Connection>()
+  readonly #circuit: CircuitBreaker
   readonly #idle: Connection[] = []
   // Two queues: those who held a connection before, and newcomers. Each in the order of arrival.
   readonly #returning: Waiter[] = []
@@ -78,6 +80,13 @@ export class Pool {
     this.sites = new SiteRecorder(config.acquisitionSites)
     this.#ledger = runtime.ledger
     this.#logger = runtime.logger
+    this.#circuit = new CircuitBreaker(resource, config.circuitBreaker, {
+      opened: (cause) => void this.#reset(cause),
+      closed: () => {
+        publish('reqscope:circuit:closed', () => ({ resource }))
+        this.#logger().info({ resource }, `${resource} can be reached again`)
+      },
+    })
   }
 
   /** A lease is out. */
@@ -98,6 +107,7 @@ export class Pool {
 
   get counts() {
     return {
+      circuit: this.#circuit.state,
       max: this.config.max,
       open: this.#connections.size,
       idle: this.#idle.length,
@@ -294,7 +304,7 @@ export class Pool {
   #open(): Promise<void> {
     this.#opening++
     const slow = outsideEveryScope(() => setTimeout(() => this.#serveByYielding(), SLOW_OPENING_MS))
-    return outsideEveryScope(() => Connection.open(this.#resource, this.config)).then(
+    return outsideEveryScope(() => this.#circuit.connect(() => Connection.open(this.#resource, this.config))).then(
       (connection) => {
         clearTimeout(slow)
         this.#opening--
@@ -369,6 +379,20 @@ export class Pool {
     this.#validating--
     if (answers) this.giveBack(connection)
     else connection.discard('it no longer answered after being idle')
+  }
+
+  /** The server can't be reached: what is idle is asked whether it is alive, and goes if it is not. */
+  async #reset(cause: unknown): Promise<void> {
+    if (this.#closing) return
+    const asked = this.#idle.splice(0)
+    await Promise.all(asked.map((connection) => this.#validate(connection)))
+    const discarded = asked.filter(({ isGone }) => isGone).length
+    const kept = this.#connections.size
+    publish('reqscope:circuit:opened', () => ({ resource: this.#resource, discarded, kept, cause }))
+    this.#logger().warn(
+      { err: cause, resource: this.#resource, discarded, kept },
+      `${this.#resource} can not be reached: the pool was reset`,
+    )
   }
 
   #isStale(connection: Connection): boolean {

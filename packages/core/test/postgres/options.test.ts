@@ -70,6 +70,9 @@ const wrong: [option: string, value: unknown][] = [
   ['prepare', 0],
   ['acquisitionSites', true],
   ['acquisitionSites', 'sometimes'],
+  ['circuitBreaker', 5],
+  ['circuitBreaker.failures', { circuitBreaker: { failures: '5' } }],
+  ['circuitBreaker.halfOpenAfterMs', { circuitBreaker: { halfOpenAfterMs: 0 } }],
 ]
 
 describe('a wrong option of postgres is an InvalidOptionError that names it, where it is given:', () => {
