@@ -34,6 +34,7 @@ export interface ReqscopeEvents {
   'reqscope:rate-limit:refused': { limit: string; shadow: boolean; by: 'store' | 'memory' | 'local' }
   'reqscope:overload:refused': { scope: ScopeDescription; reason: string; retryAfterMs: number | undefined }
   'reqscope:rate-limit:store-failed': { cause: unknown }
+  'reqscope:transaction:idle': { resource: string; backend: number; idleMs: number; lease: LeaseDescription }
   'reqscope:transaction:retried': { scope: ScopeDescription; attempt: number; cause: unknown }
 }
 

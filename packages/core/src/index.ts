@@ -20,7 +20,7 @@ export {
   TransactionEndedError,
 } from './errors.ts'
 export type { LeaseDescription, ReqscopeEvents } from './events.ts'
-export type { Health } from './health.ts'
+export type { CrossedThreshold, Health, HealthThresholds } from './health.ts'
 export type { Cleanup, Outcome } from './scope/cleanup-stack.ts'
 export type { ConsumeOptions } from './scope/consumer.ts'
 export { defineResource, type ResourceDefinition } from './scope/define-resource.ts'

@@ -43,6 +43,15 @@ export class OptionReader<Options extends object> {
     return this.integer(name, fallback, { min: range.min ?? 0, max: 2_147_483_647 })
   }
 
+  number(name: keyof Options & string, fallback: number, { min, max }: { min: number; max: number }): number {
+    const value = this.#options[name] as unknown
+    if (value === undefined) return fallback
+    if (typeof value !== 'number' || !(value >= min && value <= max)) {
+      throw new InvalidOptionError(this.#name(name), value, `a number from ${min} to ${max}`)
+    }
+    return value
+  }
+
   boolean(name: keyof Options & string, fallback: boolean): boolean {
     const value = this.#options[name] as unknown
     if (value === undefined) return fallback

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { InvalidOptionError, OverloadedError, ScopeAbortedError } from './errors.ts'
 import type { LeaseDescription } from './events.ts'
-import { type Health, healthOf } from './health.ts'
+import { checkThresholds, EventLoopDelay, type Health, type HealthThresholds, healthOf } from './health.ts'
 import { consume } from './limits/consume.ts'
 import { RateLimiter } from './limits/rate-limiter.ts'
 import { RedisStore } from './limits/redis-store.ts'
@@ -24,6 +24,8 @@ export interface ScopesOptions<R extends Resources> {
   readonly logger?: Logger
   /** How long a handler may take to settle after its response was closed, in milliseconds. Default 10,000. */
   readonly settleTimeoutMs?: number
+  /** What `health` calls degraded. */
+  readonly health?: { readonly thresholds?: HealthThresholds }
 }
 
 export interface RunOptions {
@@ -80,6 +82,8 @@ export class Scopes<R extends Resources = Resources> {
   readonly #transactionals: readonly { readonly name: string; readonly resource: TransactionalResource }[]
   readonly #ScopeClass: typeof Scope
   readonly #ledger = new Ledger()
+  readonly #thresholds: Required<HealthThresholds>
+  readonly #eventLoopDelay = new EventLoopDelay()
   readonly #open = new OpenScopes()
   /** For adapters: decides on rate limits, with the first resource that is Redis, else with counts of this process alone. */
   readonly rateLimiter: RateLimiter
@@ -91,7 +95,15 @@ export class Scopes<R extends Resources = Resources> {
 
   /** @internal Use {@link createScopes}. */
   constructor(options: ScopesOptions<R>) {
-    const read = new OptionReader('createScopes', options).onlyKnown(['resources', 'logger', 'settleTimeoutMs'])
+    const read = new OptionReader('createScopes', options).onlyKnown([
+      'resources',
+      'logger',
+      'settleTimeoutMs',
+      'health',
+    ])
+    read.object('health')
+    new OptionReader('createScopes.health', options.health ?? {}).onlyKnown(['thresholds'])
+    this.#thresholds = checkThresholds(options.health?.thresholds, 'createScopes.health.thresholds')
     this.settleTimeoutMs = read.milliseconds('settleTimeoutMs', 10_000)
     this.resources = checkedResources(options.resources)
     if (options.logger !== undefined && !isLogger(options.logger)) {
@@ -153,6 +165,7 @@ export class Scopes<R extends Resources = Resources> {
         this.#running.add(resource)
         if (this.#isStopping) throw shuttingDown('scopes.start') // the close has not waited for it
       }
+      this.#eventLoopDelay.start()
       if (this.#life.tag === 'starting') this.#life = { tag: 'started', done: this.#life.done }
     } catch (cause) {
       await this.#stopWhatRuns(() => STOP_AFTER_FAILED_START_MS)
@@ -223,7 +236,14 @@ export class Scopes<R extends Resources = Resources> {
    */
   health(options: { readonly timeoutMs?: number } = {}): Promise<Health> {
     const timeoutMs = new OptionReader('health', options).onlyKnown(['timeoutMs']).milliseconds('timeoutMs', 2_000)
-    return healthOf(this.#slots, this.state, timeoutMs)
+    return healthOf({
+      slots: this.#slots,
+      state: this.state,
+      timeoutMs,
+      thresholds: this.#thresholds,
+      eventLoopDelayMs: this.#eventLoopDelay.read(),
+      oldestLease: this.#ledger.describe()[0],
+    })
   }
 
   /** Who holds the connections? */
@@ -260,6 +280,7 @@ export class Scopes<R extends Resources = Resources> {
     await this.#drain(left() * 0.8)
     await this.#endWhatIsLeft(left() / 2)
     this.#become('stopping')
+    this.#eventLoopDelay.stop()
     await this.#stopWhatRuns(() => Math.max(100, left()))
     if (starting !== undefined) await inTime(starting, left())
     this.#become('closed')

@@ -1,5 +1,5 @@
 import { createScopes, InvalidOptionError, NoActiveScopeError, type Scopes } from '@reqscope/core'
-import { OptionReader } from '@reqscope/core/http'
+import { type HealthAnswer, HealthEndpoints, OptionReader } from '@reqscope/core/http'
 import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import fastifyPlugin from 'fastify-plugin'
 import { Admission } from './admission.ts'
@@ -27,6 +27,7 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
     'settleTimeoutMs',
     'rateLimit',
     'adaptive',
+    'health',
   ])
   const closeTimeoutMs = read.milliseconds('closeTimeoutMs', 10_000)
   const scopes = await runtimeOf(options)
@@ -94,7 +95,20 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
     connections.stop()
   })
 
+  if (options.health !== undefined && options.health !== false) {
+    answerHealth(app, new HealthEndpoints(scopes, options.health === true ? {} : options.health, 'reqscope.health'))
+  }
+
   await scopes.start()
+}
+
+function answerHealth(app: FastifyInstance, endpoints: HealthEndpoints): void {
+  const send = (reply: FastifyReply, { statusCode, body }: HealthAnswer) =>
+    reply.code(statusCode).headers({ 'content-type': 'application/json', 'cache-control': 'no-store' }).send(body)
+  // No scope, so no limit either: under overload and in a shutdown it is these that have to answer.
+  const route = { config: { scope: false as const }, logLevel: 'warn' as const }
+  app.get(`${endpoints.path}/live`, route, (_request, reply) => send(reply, endpoints.live()))
+  app.get(`${endpoints.path}/ready`, route, async (_request, reply) => send(reply, await endpoints.ready()))
 }
 
 function requestScope(this: FastifyRequest): unknown {

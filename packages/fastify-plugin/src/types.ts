@@ -2,6 +2,7 @@ import type { Register, RegisteredScope, Resources, Scopes } from '@reqscope/cor
 import type {
   AdaptiveOptions,
   ConcurrencyOptions,
+  HealthEndpointOptions,
   Priority,
   RouteRateLimitConfig,
   RouteTransactionOptions,
@@ -45,6 +46,8 @@ export interface RouteScopeConfig {
 }
 
 interface CommonOptions {
+  /** Answers `/health/live` and `/health/ready`: outside of every scope, limit and hook of a route. Default false. */
+  readonly health?: boolean | HealthEndpointOptions
   /**
    * Limits how many requests are under way at once by how long answers take, against how long they usually take; what has
    * a `priority` of its own is let in sooner or later. Default false.

@@ -5,6 +5,7 @@ export { ConcurrencyLimit, type ConcurrencyOptions, PRIORITIES, type Priority } 
 export { OptionReader } from '../options.ts'
 export { runInContext } from '../scope/current.ts'
 export { isTransactional } from '../scope/resource.ts'
+export { type HealthAnswer, type HealthEndpointOptions, HealthEndpoints } from './health-endpoints.ts'
 export {
   type ProblemBody,
   type ProblemDetails,

@@ -12,6 +12,7 @@ import type {
 import type { Scope } from '../scope/scope.ts'
 import { shareArrayTypes } from './array-types.ts'
 import { type BoundDatabase, type BoundPostgresJsDatabase, DatabaseTemplate, sessionOf } from './database.ts'
+import { IdleTransactionWatch } from './idle-transaction-watch.ts'
 import { checkPostgresOptions, type PostgresConfig, type PostgresOptions } from './options.ts'
 import { Pool } from './pool.ts'
 import { Session } from './session.ts'
@@ -50,6 +51,7 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
   readonly #template: DatabaseTemplate
   #name = 'postgres'
   #pool: Pool | undefined
+  #watch: IdleTransactionWatch | undefined
 
   constructor(config: PostgresConfig, options: PostgresOptions<Record<string, unknown>>) {
     this.#config = config
@@ -67,14 +69,17 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
     }
     this.#name = runtime.name
     this.#pool = new Pool(runtime.name, this.#config, runtime)
+    const { ledger, logger } = runtime
+    this.#watch = new IdleTransactionWatch(runtime.name, this.#config, () => ledger.describe(), logger)
   }
 
-  start(): Promise<void> {
-    return this.#attached.start()
+  async start(): Promise<void> {
+    await this.#attached.start()
+    this.#watch?.start()
   }
 
-  stop(): Promise<void> {
-    return this.#attached.stop()
+  async stop(): Promise<void> {
+    await Promise.all([this.#watch?.stop(), this.#attached.stop()])
   }
 
   handle(scope: Scope): BoundPostgresJsDatabase {
@@ -95,10 +100,11 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
 
   async health(): Promise<ResourceHealth> {
     await this.#attached.probe()
-    const { counts, lastFailure } = this.#attached
+    const { counts, lastFailure, queryMs } = this.#attached
+    const idleInTransaction = this.#watch?.count ?? 0
     const status = lastFailure !== undefined && counts.open === 0 ? 'down' : counts.waiting > 0 ? 'degraded' : 'up'
     const error = lastFailure instanceof Error ? lastFailure.message : undefined
-    return { status, pool: counts, ...(error !== undefined && { error }) }
+    return { status, pool: counts, idleInTransaction, queryMs, ...(error !== undefined && { error }) }
   }
 
   transaction<Result>(scope: Scope, options: TransactionOptions, fn: () => Result | Promise<Result>): Promise<Result> {

@@ -59,6 +59,11 @@ export interface PostgresOptions<Schema extends Record<string, unknown> = Record
   readonly maxPrepared?: number
   /** When a server that can't be reached is left alone for a moment. */
   readonly circuitBreaker?: CircuitBreakerOptions
+  /**
+   * How often the server is asked which of our sessions are idle in a transaction, in milliseconds; those that have been for as
+   * long are reported with the route that holds them. 0 switches it off. Default 10,000.
+   */
+  readonly idleTransactionCheckMs?: number
 }
 
 /** The options, checked and complete. */
@@ -85,6 +90,7 @@ export interface PostgresConfig {
   readonly prepare: boolean
   readonly maxPrepared: number
   readonly circuitBreaker: Required<CircuitBreakerOptions>
+  readonly idleTransactionCheckMs: number
 }
 
 export interface Endpoint {
@@ -126,6 +132,7 @@ const KNOWN = [
   'prepare',
   'maxPrepared',
   'circuitBreaker',
+  'idleTransactionCheckMs',
 ] as const satisfies readonly (keyof PostgresOptions)[]
 
 const MODES: readonly unknown[] = [true, false, 'require', 'prefer', 'verify-full']
@@ -187,6 +194,7 @@ export function checkPostgresOptions(options: PostgresOptions<Record<string, unk
     prepare: read.boolean('prepare', true),
     maxPrepared: read.integer('maxPrepared', 256, { min: 0 }),
     circuitBreaker: checkCircuitBreakerOptions(options.circuitBreaker ?? {}, 'postgres.circuitBreaker'),
+    idleTransactionCheckMs: read.milliseconds('idleTransactionCheckMs', 10_000),
   })
 }
 

@@ -42,6 +42,8 @@ const RETRY_OPENING_MS = 200
 const SLOW_OPENING_MS = 50
 /** How long a connection that was idle may take to say that it works, in milliseconds. */
 const PING_TIMEOUT_MS = 1_000
+/** How long one that worked a moment ago may take, in milliseconds. */
+const MEASURE_TIMEOUT_MS = 5_000
 
 /** The connections of one resource: at most `max`, handed to one borrower at a time, with a bounded wait. */
 export class Pool {
@@ -66,6 +68,7 @@ export class Pool {
   #lastFailure: unknown
   #closing = false
   #longestWaitMs = 0
+  #queryMs: number | undefined
   #grantedAt = 0
   /** The average time between one connection for those who wait and the next. */
   #grantEveryMs = 0
@@ -114,6 +117,7 @@ export class Pool {
       leased: this.#leases.size,
       opening: this.#opening,
       waiting: this.waiting,
+      expectedWaitMs: Math.round(this.expectedWaitMs),
       longestWaitMs: Math.round(this.#longestWaitMs),
     }
   }
@@ -123,6 +127,11 @@ export class Pool {
     if (this.waiting === 0) return 0
     const oldest = Math.min(this.#returning[0]?.since ?? Infinity, this.#newcomers[0]?.since ?? Infinity)
     return Math.max((this.waiting + 1) * this.#grantEveryMs, performance.now() - oldest)
+  }
+
+  /** How long the shortest of queries took when it was last tried, in milliseconds. */
+  get queryMs(): number | undefined {
+    return this.#queryMs
   }
 
   get lastFailure(): unknown {
@@ -201,15 +210,18 @@ export class Pool {
   }
 
   /**
-   * Looks whether there is a connection that works, and opens one where there is none: otherwise a server that is back
+   * Looks whether there is a connection that works and how long it takes to answer, and opens one where there is none: otherwise a server that is back
    * would stay down in the eyes of whoever sends no work to an application that says so.
    */
   async probe(): Promise<void> {
     if (this.#closing) return
     const oldest = this.#idle[0]
-    if (oldest !== undefined && this.#isStale(oldest)) {
+    if (oldest !== undefined) {
       this.#idle.shift()
-      await this.#validate(oldest)
+      const askedAt = performance.now()
+      if (this.#isStale(oldest)) await this.#validate(oldest)
+      else await this.#measure(oldest)
+      this.#queryMs = Math.round(performance.now() - askedAt)
     }
     if (this.#connections.size === 0 && this.#hasRoom) await this.#open()
   }
@@ -393,6 +405,12 @@ export class Pool {
       { err: cause, resource: this.#resource, discarded, kept },
       `${this.#resource} can not be reached: the pool was reset`,
     )
+  }
+
+  /** It worked a moment ago: slow is not dead, so it has long to answer. */
+  async #measure(connection: Connection): Promise<void> {
+    if (await outsideEveryScope(() => connection.answers(MEASURE_TIMEOUT_MS))) this.giveBack(connection)
+    else connection.discard('it did not answer when it was asked how it is')
   }
 
   #isStale(connection: Connection): boolean {

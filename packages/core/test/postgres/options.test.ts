@@ -70,6 +70,7 @@ const wrong: [option: string, value: unknown][] = [
   ['prepare', 0],
   ['acquisitionSites', true],
   ['acquisitionSites', 'sometimes'],
+  ['idleTransactionCheckMs', -1],
   ['circuitBreaker', 5],
   ['circuitBreaker.failures', { circuitBreaker: { failures: '5' } }],
   ['circuitBreaker.halfOpenAfterMs', { circuitBreaker: { halfOpenAfterMs: 0 } }],
