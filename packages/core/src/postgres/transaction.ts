@@ -12,6 +12,7 @@ export interface TransactionHost {
     readonly id: string
     readonly kind: string
     readonly name: string
+    /** @internal */
     readonly cancelReason: Error | undefined
     readonly state: 'open' | 'ending' | 'ended'
   }

@@ -68,6 +68,9 @@ export class Scope implements ScopeDescription {
   #signalReason: ReqscopeError | undefined
   #cancelReason: ReqscopeError | undefined
   #deadlineTimer: NodeJS.Timeout | undefined
+  #timeoutMs = 0
+  /** The deadline by the clock that nobody sets. */
+  #dueAt = Number.POSITIVE_INFINITY
   #parentLogger: Logger | undefined
   #log: Logger | undefined
   // Its neighbours among the open scopes of its runtime. Private: whoever prints a scope must not see other requests.
@@ -223,14 +226,15 @@ export class Scope implements ScopeDescription {
     return { id: this.id, kind: this.kind, name: this.name }
   }
 
-  // Without the mark that strips it from the declarations: those of postgres/session need it, in TransactionHost.
-  /** Why its handles reject; undefined while they work. */
+  /** @internal Why its handles reject; undefined while they work. */
   get cancelReason(): ReqscopeError | undefined {
+    if (this.#dueAt !== Number.POSITIVE_INFINITY) this.#noteDeadline()
     return this.#cancelReason
   }
 
   /** @internal Open and not cancelled: the one check of the fast path. */
   get acceptsUse(): boolean {
+    if (this.#dueAt !== Number.POSITIVE_INFINITY) this.#noteDeadline()
     return this.#state === OPEN && this.#cancelReason === undefined
   }
 
@@ -390,9 +394,19 @@ export class Scope implements ScopeDescription {
   }
 
   #startDeadline(timeoutMs: number): number {
-    this.#deadlineTimer = outsideEveryScope(() =>
-      setTimeout(() => this.cancel(new DeadlineExceededError({ scope: this.describe(), timeoutMs })), timeoutMs),
-    )
+    this.#timeoutMs = timeoutMs
+    this.#dueAt = this.#openedAt + timeoutMs
+    this.#deadlineTimer = outsideEveryScope(() => setTimeout(() => this.#passDeadline(), timeoutMs))
     return Date.now() + timeoutMs
+  }
+
+  /** Code that keeps the loop busy past the deadline goes on before the timer does: it is stopped by its next statement. */
+  #noteDeadline(): void {
+    if (performance.now() >= this.#dueAt) this.#passDeadline()
+  }
+
+  #passDeadline(): void {
+    this.#dueAt = Number.POSITIVE_INFINITY
+    this.cancel(new DeadlineExceededError({ scope: this.describe(), timeoutMs: this.#timeoutMs }))
   }
 }
