@@ -293,6 +293,51 @@ export class SharedConnectionError extends ReqscopeError {
   }
 }
 
+/** What was watched changed in every attempt, so nothing was written. Status 409. */
+export class OptimisticConflictError extends ReqscopeError {
+  readonly code = 'RSC_OPTIMISTIC_CONFLICT'
+  override readonly statusCode = 409
+  readonly resource: string
+  readonly keys: readonly string[]
+  readonly attempts: number
+
+  constructor(facts: { resource: string; keys: readonly string[]; attempts: number }) {
+    const keys = facts.keys.map((key) => `'${key}'`).join(', ')
+    super(
+      `${keys} of ${facts.resource} changed in each of ${facts.attempts} attempts, and nothing was written. ` +
+        'Try again later; where many write one key, allow more attempts, use a command that needs no reading (INCRBY, a script), or take a lock.',
+      { retryAfterMs: 1_000 },
+    )
+    this.resource = facts.resource
+    this.keys = [...facts.keys]
+    this.attempts = facts.attempts
+  }
+}
+
+/** A command of a MULTI failed. Redis rolls nothing back: `applied` says whether the others were done. */
+export class ExecCommandError extends ReqscopeError {
+  readonly code = 'RSC_EXEC_COMMAND'
+  readonly resource: string
+  /** Which command of the MULTI it was, counted from 0. */
+  readonly index: number
+  /** True when it failed while EXEC ran and the other commands were done; false when EXEC refused them all. */
+  readonly applied: boolean
+
+  constructor(facts: { resource: string; index: number; applied: boolean; cause: unknown }) {
+    const why = facts.cause instanceof Error ? facts.cause.message : String(facts.cause)
+    super(
+      `Command ${facts.index} of a MULTI on ${facts.resource} failed (${why}). ` +
+        (facts.applied
+          ? 'The commands beside it were done: Redis undoes nothing, so mend what they wrote.'
+          : 'None of its commands was done. Correct the command.'),
+      { cause: facts.cause },
+    )
+    this.resource = facts.resource
+    this.index = facts.index
+    this.applied = facts.applied
+  }
+}
+
 /** Given to an InvalidOptionError instead of a value that may be a secret, or hold one. */
 export const UNSHOWN: unique symbol = Symbol('not shown')
 
