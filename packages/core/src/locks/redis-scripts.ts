@@ -83,12 +83,31 @@ local function leaveQueue(k, token)
   return redis.call('ZREM', KEYS[k + QUEUE], token)
 end
 
+-- The next in line of another process sees to it that those who were handed the lock have taken it. A token begins with
+-- the name of its process.
+local function appointWatch(k, handed)
+  local process = handed:match('^[^.]*')
+  local all = redis.call('ZRANGE', KEYS[k + QUEUE], 0, 31)
+  local found = all[1]
+  for _, token in ipairs(all) do
+    if token:match('^[^.]*') ~= process then
+      found = token
+      break
+    end
+  end
+  local json = found and redis.call('HGET', KEYS[k + WAITERS], found)
+  if json then
+    local waiter = cjson.decode(json)
+    redis.call('PUBLISH', waiter.c, 'next ' .. waiter.n)
+  end
+end
+
 -- Hands the lock to whoever waits longest, for a short lease that the new holder renews; shared ones to several. Where
 -- nobody listens to a waiter's channel its process is away: it keeps its place, and the next one is asked. After
 -- dropExpired. countsListeners is false in a cluster, whose nodes know only their own subscribers.
 local function handOver(k, claimMs, countsListeners)
   local place = 0
-  local handed = false
+  local handed = nil
   while true do
     local token = redis.call('ZRANGE', KEYS[k + QUEUE], place, place)[1]
     if not token then return end
@@ -97,8 +116,7 @@ local function handOver(k, claimMs, countsListeners)
     if not waiter or tonumber(waiter.u) <= now then
       leaveQueue(k, token)
     elseif not isFree(k, waiter.m, waiter.l) then
-      -- It sees to it that those who were handed the lock have taken it.
-      if handed then redis.call('PUBLISH', waiter.c, 'next ' .. waiter.n) end
+      if handed then appointWatch(k, handed) end
       return
     else
       local fence = waiter.m == 'x' and nextFence(k) or 0
@@ -108,7 +126,7 @@ local function handOver(k, claimMs, countsListeners)
       else
         leaveQueue(k, token)
         grant(k, waiter.m, token, math.min(claimMs, waiter.t), waiter.i, waiter.c, fence)
-        handed = true
+        handed = token
       end
     end
   end

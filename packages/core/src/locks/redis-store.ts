@@ -11,6 +11,7 @@ import { Waiter, WakeUp } from './wake-up.ts'
 
 /** For how long a lock is handed to somebody who waits; by then it has renewed it, or it is gone. */
 const CLAIM_MS = 1_000
+const ASK_AGAIN_MS = 200
 
 type AcquireReply =
   | readonly [1, fence: string, now: string]
@@ -149,31 +150,55 @@ export class RedisLockStore implements LockStore {
       groups,
     })
     const startedAt = this.#clock.now()
-    if (waitMs === 0 || !this.#wakeUp.isListening) {
-      const reply = await this.#ask(request, names, token, 0)
-      if (reply[0] === 1) return granted(startedAt, request.ttlMs, Number(reply[1]))
-      if (waitMs === 0) return { tag: 'held', holder: holderOf(reply[3], reply[4]) }
-      await this.#wakeUp.listen()
+    try {
+      if (waitMs === 0 || !this.#wakeUp.isListening) {
+        const reply = await this.#ask(request, names, token, 0)
+        if (reply[0] === 1) return granted(startedAt, request.ttlMs, Number(reply[1]))
+        if (waitMs === 0) return { tag: 'held', holder: holderOf(reply[3], reply[4]) }
+        await this.#wakeUp.listen()
+      }
+      return await this.#await(request, names[0] as LockName, token, waitMs, startedAt, granted)
+    } catch (error) {
+      this.#leaveLater(names, token) // whether it was had or queued is unknown
+      throw error
     }
-    const waiter = new Waiter(token, names[0] as LockName)
+  }
+
+  /** Queues for one lock, and sleeps until it is had. */
+  async #await(
+    request: LockRequest,
+    name: LockName,
+    token: string,
+    waitMs: number,
+    startedAt: Moment,
+    granted: (since: Moment, leaseMs: number, fence: number) => LockGrant,
+  ): Promise<LockGrant | LockRefusal> {
+    const waiter = new Waiter(token, name)
     const leftMs = () => Math.max(0, Math.floor(waitMs - elapsedMs(startedAt, this.#clock.now())))
+    let isQueued = false
     this.#wakeUp.add(waiter)
     try {
       for (;;) {
         if (request.signal?.aborted) throw request.signal.reason
         waiter.forget()
         const askedAt = this.#clock.now()
-        const reply = await this.#ask(request, names, token, leftMs())
+        let reply: AcquireReply
+        try {
+          reply = await this.#ask(request, [name], token, leftMs())
+        } catch (error) {
+          // Once it has a place in the queue, a store that is away for a moment only makes it wait.
+          if (!isQueued || leftMs() === 0) throw error
+          await waiter.next(Math.min(ASK_AGAIN_MS, leftMs()), request.signal)
+          continue
+        }
         if (reply[0] === 1) return granted(askedAt, request.ttlMs, Number(reply[1]))
         if (reply[0] === 0) return { tag: 'held', holder: holderOf(reply[3], reply[4]) }
-        this.#wakeUp.watch((names[0] as LockName).name, reply[2])
+        isQueued = true
+        this.#wakeUp.watch(name.name, reply[2])
         const tidings = await waiter.next(leftMs(), request.signal)
-        if (tidings.tag === 'abort') {
-          this.#leaveLater(names, token)
-          throw request.signal?.reason
-        }
+        if (tidings.tag === 'abort') throw request.signal?.reason
         if (tidings.tag === 'timeout') {
-          const [, holder, heldMs] = await this.#leave(names, token, true)
+          const [, holder, heldMs] = await this.#leave([name], token, true)
           return { tag: 'held', holder: holderOf(holder, heldMs) }
         }
         // Not if it was handed over before it asked last: that lease had ended by then.
@@ -186,37 +211,28 @@ export class RedisLockStore implements LockStore {
           const leaseMs = Math.min(CLAIM_MS, request.ttlMs)
           if (elapsedMs(since, now) < leaseMs - driftMs(leaseMs)) return granted(since, leaseMs, tidings.fence)
           // This process stood still: the lock has gone on to somebody else by now, or has to.
-          await this.#leave(names, token)
+          await this.#leave([name], token)
         }
       }
-    } catch (error) {
-      // Whether it was had or queued is unknown.
-      if (!request.signal?.aborted) this.#leaveLater(names, token)
-      throw error
     } finally {
       this.#wakeUp.remove(waiter)
     }
   }
 
-  async #ask(request: LockRequest, names: readonly LockName[], token: string, waitMs: number): Promise<AcquireReply> {
+  #ask(request: LockRequest, names: readonly LockName[], token: string, waitMs: number): Promise<AcquireReply> {
     const { mode, limit, holder } = request
-    try {
-      return (await this.#access.run(ACQUIRE, keysOf(names), [
-        token,
-        mode === 'exclusive' && limit === undefined ? 'x' : 's',
-        limit ?? 0,
-        request.ttlMs,
-        waitMs,
-        this.#wakeUp.channel,
-        (names[0] as LockName).name,
-        CLAIM_MS,
-        this.#countsListeners,
-        JSON.stringify([this.#process, holder === undefined ? '' : `${holder.kind} ${holder.name}`, holder?.id ?? '']),
-      ])) as AcquireReply
-    } catch (error) {
-      this.#leaveLater(names, token) // it may have been had all the same
-      throw error
-    }
+    return this.#access.run(ACQUIRE, keysOf(names), [
+      token,
+      mode === 'exclusive' && limit === undefined ? 'x' : 's',
+      limit ?? 0,
+      request.ttlMs,
+      waitMs,
+      this.#wakeUp.channel,
+      (names[0] as LockName).name,
+      CLAIM_MS,
+      this.#countsListeners,
+      JSON.stringify([this.#process, holder === undefined ? '' : `${holder.kind} ${holder.name}`, holder?.id ?? '']),
+    ]) as Promise<AcquireReply>
   }
 
   #leave(names: readonly LockName[], token: string, asksHolder = false): Promise<[number, string, number]> {
