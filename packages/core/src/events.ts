@@ -27,6 +27,8 @@ export interface ReqscopeEvents {
   'reqscope:connection:opened': { resource: string; backend: number | undefined; tookMs: number }
   'reqscope:connection:closed': { resource: string; backend: number | undefined; reason: string }
   'reqscope:pool:exhausted': { resource: string; scope: ScopeDescription; reason: string; waitedMs: number }
+  'reqscope:lock:lost': { keys: readonly string[]; reason: string; holder: ScopeDescription | undefined }
+  'reqscope:lock:reclaimed': { keys: readonly string[]; holder: ScopeDescription | undefined }
   'reqscope:transaction:retried': { scope: ScopeDescription; attempt: number; cause: unknown }
 }
 

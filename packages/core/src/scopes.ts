@@ -2,10 +2,14 @@ import { randomUUID } from 'node:crypto'
 import { InvalidOptionError, OverloadedError, ScopeAbortedError } from './errors.ts'
 import type { LeaseDescription } from './events.ts'
 import { type Health, healthOf } from './health.ts'
+import { lockStoreOf } from './locks/choice.ts'
+import { Locks } from './locks/locks.ts'
+import type { LockStore } from './locks/store.ts'
 import { OptionReader } from './options.ts'
 import { COMPLETED } from './scope/cleanup-stack.ts'
-import { outsideEveryScope, runInContext } from './scope/current.ts'
+import { currentContext, outsideEveryScope, runInContext } from './scope/current.ts'
 import { Ledger } from './scope/ledger.ts'
+import type { AnyLock, LockFor, LockKeys, LockOptions } from './scope/locker.ts'
 import { isLogger, type Logger, stderrLogger } from './scope/logger.ts'
 import { OpenScopes } from './scope/open-scopes.ts'
 import type { ScopeWith } from './scope/register.ts'
@@ -19,6 +23,8 @@ export interface ScopesOptions<R extends Resources> {
   readonly logger?: Logger
   /** How long a handler may take to settle after its response was closed, in milliseconds. Default 10,000. */
   readonly settleTimeoutMs?: number
+  /** Where locks are kept. Default: in the first Redis among the resources, else in the first Postgres. */
+  readonly locks?: { readonly store?: LockStore }
 }
 
 export interface RunOptions {
@@ -71,6 +77,7 @@ export class Scopes<R extends Resources = Resources> {
   readonly #ScopeClass: typeof Scope
   readonly #ledger = new Ledger()
   readonly #open = new OpenScopes()
+  readonly #locks: Locks
   #logger: Logger | undefined
   #life: Life = IDLE
   /** What was opened and has to be closed. */
@@ -79,7 +86,12 @@ export class Scopes<R extends Resources = Resources> {
 
   /** @internal Use {@link createScopes}. */
   constructor(options: ScopesOptions<R>) {
-    const read = new OptionReader('createScopes', options).onlyKnown(['resources', 'logger', 'settleTimeoutMs'])
+    const read = new OptionReader('createScopes', options).onlyKnown([
+      'resources',
+      'logger',
+      'settleTimeoutMs',
+      'locks',
+    ])
     this.settleTimeoutMs = read.milliseconds('settleTimeoutMs', 10_000)
     this.resources = checkedResources(options.resources)
     if (options.logger !== undefined && !isLogger(options.logger)) {
@@ -95,6 +107,7 @@ export class Scopes<R extends Resources = Resources> {
       isTransactional(resource) ? [{ name, resource }] : [],
     )
     this.#ScopeClass = scopeClassFor(this.#slots)
+    this.#locks = new Locks(lockStoreOf(options.locks, Object.values(this.resources)), () => this.logger)
     for (const { name, resource } of this.#slots) {
       resource.attach?.({ name, ledger: this.#ledger, logger: () => this.logger })
     }
@@ -186,6 +199,32 @@ export class Scopes<R extends Resources = Resources> {
   }
 
   /**
+   * Runs `fn` while this process holds the lock, outside of every scope: for start-up work, migrations. Inside a scope of
+   * this runtime it is that scope's `lock`.
+   *
+   * @throws LockTimeoutError when it was not free within `waitMs`.
+   * @throws LockUnavailableError when the store can't be reached.
+   */
+  withLock<Result>(keys: LockKeys, fn: (lock: LockFor<object>) => Result | Promise<Result>): Promise<Result>
+  withLock<Result, const Options extends LockOptions>(
+    keys: LockKeys,
+    options: Options,
+    fn: (lock: LockFor<Options>) => Result | Promise<Result>,
+  ): Promise<Result>
+  async withLock<Result>(
+    keys: LockKeys,
+    ...rest: [(lock: never) => Result | Promise<Result>] | [LockOptions, (lock: never) => Result | Promise<Result>]
+  ): Promise<Result> {
+    const [options, given] = rest.length === 1 ? [{}, rest[0]] : rest
+    const fn = given as (lock: AnyLock) => Result | Promise<Result>
+    const scope = currentContext()?.scope
+    if (scope?.state === 'open' && scope.belongsTo(this.#owner)) return this.#locks.lock(scope, keys, options, fn)
+    if (this.state !== 'open') throw shuttingDown('withLock')
+    if (this.#life.tag !== 'started') await this.start()
+    return this.#locks.withLock(keys, options, fn)
+  }
+
+  /**
    * Opens a scope that its opener must end, for adapters; everything else uses `run`. No I/O happens here.
    *
    * @throws OverloadedError when the runtime is closing.
@@ -257,6 +296,11 @@ export class Scopes<R extends Resources = Resources> {
   }
 
   async #stopWhatRuns(left: () => number): Promise<void> {
+    try {
+      await inTime(this.#locks.close(), left() / 2)
+    } catch (error) {
+      this.logger.error({ err: error }, 'the lock store failed to close')
+    }
     for (const { name, resource } of this.#slots.toReversed()) {
       if (!this.#running.delete(resource)) continue
       const timeoutMs = left()
@@ -300,6 +344,9 @@ export class Scopes<R extends Resources = Resources> {
     return {
       get logger() {
         return runtime.logger
+      },
+      get locker() {
+        return runtime.#locks
       },
       get slots() {
         return runtime.#slots

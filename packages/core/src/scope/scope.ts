@@ -2,6 +2,7 @@ import { DeadlineExceededError, type ReqscopeError, ScopeAbortedError, type Scop
 import { eventChannel } from '../events.ts'
 import { type Cleanup, CleanupStack, COMPLETED, type Outcome } from './cleanup-stack.ts'
 import { type Context, currentContext, findInContext, outsideEveryScope, runInContext, runWithin } from './current.ts'
+import type { AnyLock, Locker, LockFor, LockKeys, LockOptions, ManualRelease, ScopeLocks } from './locker.ts'
 import type { Logger } from './logger.ts'
 import type { ManualTransaction, Resource, TransactionalResource, TransactionOptions } from './resource.ts'
 
@@ -15,6 +16,7 @@ export interface ScopeOwner {
   readonly transactionals: readonly TransactionalResource[]
   /** The one of this name, or the only one. */
   transactional(name: string | undefined): TransactionalResource
+  readonly locker: Locker
   /** Told once, when the scope has ended. */
   forget(scope: Scope): void
 }
@@ -73,6 +75,7 @@ export class Scope implements ScopeDescription {
   #dueAt = Number.POSITIVE_INFINITY
   #parentLogger: Logger | undefined
   #log: Logger | undefined
+  #locks: ScopeLocks | undefined
   // Its neighbours among the open scopes of its runtime. Private: whoever prints a scope must not see other requests.
   #older: Scope | undefined
   #newer: Scope | undefined
@@ -206,6 +209,55 @@ export class Scope implements ScopeDescription {
     return this.#owner.transactional(options.resource).transaction(this, options, fn)
   }
 
+  /**
+   * Runs `fn` while this scope holds the lock, across all processes that use the same store. The lease renews itself; once
+   * it was lost, statements of the scope inside `fn` reject with LockLostError, and so does the lock itself after `fn`.
+   * Taken inside a transaction, the lock is given back when that has ended. Inside `fn` the same key is had at once.
+   *
+   * @param keys one key, or several that are had all or not at all.
+   * @throws LockTimeoutError when it was not free within `waitMs`.
+   * @throws LockUnavailableError when the store can't be reached.
+   */
+  lock<Result>(keys: LockKeys, fn: (lock: LockFor<object>) => Result | Promise<Result>): Promise<Result>
+  lock<Result, const Options extends LockOptions>(
+    keys: LockKeys,
+    options: Options,
+    fn: (lock: LockFor<Options>) => Result | Promise<Result>,
+  ): Promise<Result>
+  async lock<Result>(
+    keys: LockKeys,
+    ...rest: [(lock: never) => Result | Promise<Result>] | [LockOptions, (lock: never) => Result | Promise<Result>]
+  ): Promise<Result> {
+    const [options, fn] = rest.length === 1 ? [{}, rest[0]] : rest
+    return this.#owner.locker.lock(this, keys, options, fn as (lock: AnyLock) => Result | Promise<Result>)
+  }
+
+  /**
+   * Takes the lock if it is free, for as long as the caller or the scope pleases; undefined if somebody else holds it.
+   * All statements of the scope count as inside of it. It is released by hand, or by `await using`.
+   */
+  async tryLock<const Options extends LockOptions>(
+    keys: LockKeys,
+    options?: Options,
+  ): Promise<(LockFor<Options> & ManualRelease) | undefined> {
+    return (await this.#owner.locker.tryAcquire(this, keys, options ?? {})) as
+      | (LockFor<Options> & ManualRelease)
+      | undefined
+  }
+
+  /**
+   * Takes the lock, waiting as `lock` does, to be released by hand: `await using lock = await scope.acquireLock(key)`.
+   * All statements of the scope count as inside of it. Other calls for the same key wait, unless they pass `reentrant: true`.
+   *
+   * @throws LockTimeoutError and LockUnavailableError as `lock` does.
+   */
+  async acquireLock<const Options extends LockOptions>(
+    keys: LockKeys,
+    options?: Options,
+  ): Promise<LockFor<Options> & ManualRelease> {
+    return (await this.#owner.locker.acquire(this, keys, options ?? {})) as LockFor<Options> & ManualRelease
+  }
+
   // What follows is for the runtime, the resources and the adapters; it is not part of the public face.
 
   /** @internal */ get parent(): undefined {
@@ -232,15 +284,49 @@ export class Scope implements ScopeDescription {
     return this.#cancelReason
   }
 
-  /** @internal Open and not cancelled: the one check of the fast path. */
+  /** @internal Open, not cancelled, and under no lock: the one check of the fast path. */
   get acceptsUse(): boolean {
     if (this.#dueAt !== Number.POSITIVE_INFINITY) this.#noteDeadline()
-    return this.#state === OPEN && this.#cancelReason === undefined
+    return this.#state === OPEN && this.#cancelReason === undefined && this.#locks === undefined
+  }
+
+  /** @internal */
+  assertLocksHeld(context: Context | undefined): void {
+    const refusal = this.#locks?.refusal(context)
+    if (refusal !== undefined) throw refusal
+  }
+
+  // Without the mark that strips it from the declarations, as with `cancelReason`.
+  /** What statements of the code that runs now are refused with: a lock it stands under was lost. */
+  get lockRefusal(): ReqscopeError | undefined {
+    return this.#locks?.refusal(currentContext())
+  }
+
+  /** @internal */
+  get locks(): ScopeLocks | undefined {
+    return this.#locks
+  }
+
+  /** @internal Set while the scope holds a lock or waits for one. */
+  set locks(locks: ScopeLocks | undefined) {
+    this.#locks = locks
+    // What is held at the end takes time to give back, and only clean-ups are given any.
+    if (locks !== undefined && this.#state === OPEN) this.#cleanups ??= new CleanupStack()
+  }
+
+  /** @internal All transactions that are around the code that runs now, one of each resource at most. */
+  get transactionals(): readonly TransactionalResource[] {
+    return this.#owner.transactionals
   }
 
   /** @internal */
   isSiblingOf(other: Scope): boolean {
     return this.#owner === other.#owner
+  }
+
+  /** @internal */
+  belongsTo(owner: ScopeOwner): boolean {
+    return this.#owner === owner
   }
 
   /** @internal */
@@ -282,6 +368,7 @@ export class Scope implements ScopeDescription {
     if (this.#state.tag !== 'open' || this.#cancelReason !== undefined) return
     this.#cancelReason = reason
     this.#fire(reason)
+    this.#locks?.cancelled(reason)
     this.#handles?.forEach((handle, slot) => {
       this.#owner.slots[slot]?.resource.cancel?.(handle, this, reason)
     })
@@ -318,6 +405,7 @@ export class Scope implements ScopeDescription {
       cleanups.run(outcome, () => this.#nextRelease(released)),
     )
     failures.push(...((await this.#releaseHandles(outcome)) ?? []))
+    await this.#locks?.end() // after the transactions: what they wrote is visible to the next holder, or undone
     return this.#finished(outcome, failures)
   }
 
