@@ -147,20 +147,68 @@ export class NoActiveScopeError extends ReqscopeError {
   }
 }
 
+/** Why work was refused at the door. */
+export type OverloadReason = 'shutdown' | 'overload' | 'concurrency' | 'adaptive' | 'pool-wait' | 'rate-limit-store'
+
 /** The runtime is closing, or refuses work it could not do in time. Status 503. */
 export class OverloadedError extends ReqscopeError {
   readonly code = 'RSC_OVERLOADED'
   override readonly statusCode = 503
-  readonly reason: 'shutdown' | 'overload'
+  readonly reason: OverloadReason
 
-  constructor(facts: { reason: 'shutdown' | 'overload'; what: string; retryAfterMs?: number | undefined }) {
+  constructor(facts: { reason: OverloadReason; what: string; retryAfterMs?: number | undefined; cause?: unknown }) {
+    const why = {
+      shutdown: 'the application is shutting down. Send it to another instance',
+      overload: 'the application is overloaded. Try again later',
+      concurrency: 'as many as its concurrency limit allows are under way, and no more may wait. Try again later',
+      adaptive: 'the application takes longer and longer to answer, so it takes on less. Try again later',
+      'pool-wait': 'the wait for a connection would outlast its deadline. Try again later',
+      'rate-limit-store': 'its rate limit can not be counted at the moment. Try again later',
+    }[facts.reason]
+    super(`${facts.what} was refused: ${why}.`, { retryAfterMs: facts.retryAfterMs, cause: facts.cause })
+    this.reason = facts.reason
+  }
+}
+
+/** What a client may know of one limit it was counted by. */
+export interface RateLimitState {
+  /** What the limit is called. */
+  readonly name: string
+  readonly limit: number
+  readonly windowMs: number
+  /** How many requests of cost 1 would pass at once. */
+  readonly remaining: number
+  /** In how many milliseconds: all of the quota is there again or, for the limit that refused, the request may pass. */
+  readonly resetMs: number
+}
+
+/** A rate limit was exceeded; nothing was consumed. Status 429 with Retry-After, except where it can never pass. */
+export class RateLimitExceededError extends ReqscopeError {
+  readonly code = 'RSC_RATE_LIMIT_EXCEEDED'
+  override readonly statusCode = 429
+  /** The names of the limits that refused. */
+  readonly violated: readonly string[]
+  /** Every limit that is known of, those that refused first. */
+  readonly states: readonly RateLimitState[]
+
+  constructor(facts: {
+    violated: readonly string[]
+    states: readonly RateLimitState[]
+    retryAfterMs: number | undefined
+  }) {
+    const limits = facts.states
+      .filter(({ name }) => facts.violated.includes(name))
+      .map(({ name, limit, windowMs }) => `"${name}" (${limit} in ${windowMs} ms)`)
     super(
-      facts.reason === 'shutdown'
-        ? `${facts.what} was refused: the application is shutting down. Send it to another instance.`
-        : `${facts.what} was refused: the application is overloaded. Try again later.`,
+      `Rate limit exceeded: ${limits.join(', ')}. ${
+        facts.retryAfterMs === undefined
+          ? 'It can never pass: it asks for more than may come at once.'
+          : `Try again in ${facts.retryAfterMs} ms.`
+      }`,
       { retryAfterMs: facts.retryAfterMs },
     )
-    this.reason = facts.reason
+    this.violated = facts.violated
+    this.states = facts.states
   }
 }
 

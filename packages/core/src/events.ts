@@ -29,6 +29,9 @@ export interface ReqscopeEvents {
   'reqscope:pool:exhausted': { resource: string; scope: ScopeDescription; reason: string; waitedMs: number }
   'reqscope:lock:lost': { keys: readonly string[]; reason: string; holder: ScopeDescription | undefined }
   'reqscope:lock:reclaimed': { keys: readonly string[]; holder: ScopeDescription | undefined }
+  /** `shadow`: it was counted only. `by` says who decided: the store, this process's memory of it, or its own counts. */
+  'reqscope:rate-limit:refused': { limit: string; shadow: boolean; by: 'store' | 'memory' | 'local' }
+  'reqscope:rate-limit:store-failed': { cause: unknown }
   'reqscope:transaction:retried': { scope: ScopeDescription; attempt: number; cause: unknown }
 }
 

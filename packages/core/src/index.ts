@@ -13,7 +13,10 @@ export {
   NoActiveScopeError,
   OptimisticConflictError,
   OverloadedError,
+  type OverloadReason,
   PoolExhaustedError,
+  RateLimitExceededError,
+  type RateLimitState,
   ReqscopeError,
   ScopeAbortedError,
   type ScopeDescription,
@@ -25,6 +28,7 @@ export {
 export type { LeaseDescription, ReqscopeEvents } from './events.ts'
 export type { Health } from './health.ts'
 export type { Cleanup, Outcome } from './scope/cleanup-stack.ts'
+export type { ConsumeOptions } from './scope/consumer.ts'
 export { defineResource, type ResourceDefinition } from './scope/define-resource.ts'
 export type { Logger } from './scope/logger.ts'
 export { currentScope, type Register, type RegisteredScope, type ScopeWith, tryCurrentScope } from './scope/register.ts'

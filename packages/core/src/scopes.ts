@@ -2,11 +2,16 @@ import { randomUUID } from 'node:crypto'
 import { InvalidOptionError, OverloadedError, ScopeAbortedError } from './errors.ts'
 import type { LeaseDescription } from './events.ts'
 import { type Health, healthOf } from './health.ts'
+import { consume } from './limits/consume.ts'
+import { RateLimiter } from './limits/rate-limiter.ts'
+import { RedisStore } from './limits/redis-store.ts'
 import { lockStoreOf } from './locks/choice.ts'
 import { Locks } from './locks/locks.ts'
 import type { LockStore } from './locks/store.ts'
 import { OptionReader } from './options.ts'
+import { redisAccessOf } from './redis/access.ts'
 import { COMPLETED } from './scope/cleanup-stack.ts'
+import type { ConsumeOptions } from './scope/consumer.ts'
 import { currentContext, outsideEveryScope, runInContext } from './scope/current.ts'
 import { Ledger } from './scope/ledger.ts'
 import type { AnyLock, LockFor, LockKeys, LockOptions } from './scope/locker.ts'
@@ -78,6 +83,8 @@ export class Scopes<R extends Resources = Resources> {
   readonly #ledger = new Ledger()
   readonly #open = new OpenScopes()
   readonly #locks: Locks
+  /** For adapters: decides on rate limits, with the first resource that is Redis, else with counts of this process alone. */
+  readonly rateLimiter: RateLimiter
   #logger: Logger | undefined
   #life: Life = IDLE
   /** What was opened and has to be closed. */
@@ -108,6 +115,8 @@ export class Scopes<R extends Resources = Resources> {
     )
     this.#ScopeClass = scopeClassFor(this.#slots)
     this.#locks = new Locks(lockStoreOf(options.locks, Object.values(this.resources)), () => this.logger)
+    const redis = this.#slots.map(({ resource }) => redisAccessOf(resource)).find((access) => access !== undefined)
+    this.rateLimiter = new RateLimiter(redis === undefined ? undefined : new RedisStore(redis), () => this.logger)
     for (const { name, resource } of this.#slots) {
       resource.attach?.({ name, ledger: this.#ledger, logger: () => this.logger })
     }
@@ -355,6 +364,7 @@ export class Scopes<R extends Resources = Resources> {
         return runtime.#transactionals.map(({ resource }) => resource)
       },
       transactional: (name: string | undefined) => runtime.#transactional(name),
+      consume: (options: ConsumeOptions) => consume(runtime.rateLimiter, options),
       forget(scope: Scope) {
         runtime.#open.delete(scope)
         if (runtime.#open.size === 0) runtime.#drained?.()

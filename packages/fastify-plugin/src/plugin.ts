@@ -1,12 +1,13 @@
 import { createScopes, InvalidOptionError, NoActiveScopeError, type Scopes } from '@reqscope/core'
-import { OptionReader, runInContext } from '@reqscope/core/http'
+import { OptionReader } from '@reqscope/core/http'
 import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import fastifyPlugin from 'fastify-plugin'
+import { Admission } from './admission.ts'
 import { ConnectionCloser } from './connections.ts'
 import { commitBeforeHead, leaveTransaction, trackedHandler, transactionalHandler } from './handler.ts'
 import { RegistrationError } from './registration-error.ts'
 import { lifeOf, RequestLife, requestLife } from './request-life.ts'
-import { policyOf, routePolicy, withPolicy } from './route-config.ts'
+import { policyOf, rateLimitsOf, routePolicy, withPolicy } from './route-config.ts'
 import { refuseEarlierRoutes } from './route-order.ts'
 import { answerTypedErrors, settleBeforeErrorHandlers } from './typed-errors.ts'
 import type { ReqscopeOptions } from './types.ts'
@@ -23,10 +24,15 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
     'postgres',
     'closeTimeoutMs',
     'settleTimeoutMs',
+    'rateLimit',
   ])
   const closeTimeoutMs = read.milliseconds('closeTimeoutMs', 10_000)
   const scopes = await runtimeOf(options)
   scopes.adoptLogger(app.log)
+  const admission = new Admission(
+    scopes,
+    options.rateLimit === undefined ? undefined : rateLimitsOf(options.rateLimit, 'reqscope.rateLimit', 'app'),
+  )
   const logsLikeApp = scopes.logger === (app.log as unknown)
 
   app.decorate('scopes', scopes as unknown as FastifyInstance['scopes'])
@@ -40,6 +46,8 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
     route.config = withPolicy(route.config, policy)
     route.onError = [settleBeforeErrorHandlers, ...listOf(route.onError)]
     if (policy.optedOut) return
+    const beforeHandler = admission.beforeHandler(policy)
+    if (beforeHandler !== undefined) route.preHandler = [...listOf(route.preHandler), beforeHandler]
     if (policy.transaction === undefined) {
       route.handler = trackedHandler(route.handler)
     } else {
@@ -66,7 +74,7 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
     })
     const life = new RequestLife(scope, request, reply, scopes.settleTimeoutMs)
     if (policy.timeoutMs !== undefined) life.answerAfterDeadline()
-    runInContext(scope, done)
+    admission.enter(policy, life, request, reply, done)
   }
 
   app.addHook('onResponse', leaveTransaction)

@@ -1,5 +1,5 @@
 import { DeadlineExceededError, type ReqscopeError, type Scope } from '@reqscope/core'
-import { ResponseLifetime } from '@reqscope/core/http'
+import { type Passage, ResponseLifetime } from '@reqscope/core/http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 
 // How long a handler has to answer for itself once its deadline has passed and its statements were cancelled.
@@ -18,6 +18,8 @@ export function lifeOf(request: FastifyRequest): RequestLife | undefined {
 
 /** What Fastify knows of a request's life. */
 export class RequestLife extends ResponseLifetime {
+  /** What the request has consumed of its rate limits. */
+  passage: Passage | undefined
   readonly #reply: FastifyReply
   #watching = false
   #replying = false
@@ -25,6 +27,7 @@ export class RequestLife extends ResponseLifetime {
 
   constructor(scope: Scope, request: FastifyRequest, reply: FastifyReply, settleTimeoutMs: number) {
     super(scope, reply.raw, settleTimeoutMs)
+    this.passage = undefined
     this.#reply = reply
     ;(request as LivingRequest)[life] = this
   }

@@ -4,6 +4,8 @@ import {
   commitRules,
   isTransactional,
   OptionReader,
+  type RouteRateLimitConfig,
+  RouteRateLimits,
   type RouteTransactionOptions,
 } from '@reqscope/core/http'
 import type { FastifyRequest, RouteOptions } from 'fastify'
@@ -18,6 +20,8 @@ export interface RoutePolicy {
   readonly timeoutMs: number | undefined
   readonly onAbort: 'cancel' | 'finish' | undefined
   readonly transaction: CommitRules | undefined
+  /** Undefined where the plugin's are meant, false where there are none. */
+  readonly rateLimits: RouteRateLimits<FastifyRequest> | false | undefined
 }
 
 /** For what no route answers: the scopes of 404s. */
@@ -28,6 +32,7 @@ export const NO_ROUTE: RoutePolicy = {
   timeoutMs: undefined,
   onAbort: undefined,
   transaction: undefined,
+  rateLimits: undefined,
 }
 
 const policyKey = Symbol('reqscope.policy')
@@ -74,14 +79,34 @@ export function routePolicy(route: RouteOptions & { readonly path?: string }, sc
     throw new InvalidOptionError(prefix, config, 'an object, or false to opt the route out')
   }
   const options = config as RouteScopeConfig
-  const read = new OptionReader(prefix, options).onlyKnown(['transaction', 'timeoutMs', 'onAbort'])
+  const read = new OptionReader(prefix, options).onlyKnown(['transaction', 'timeoutMs', 'onAbort', 'rateLimit'])
   return {
     ...NO_ROUTE,
     ...common,
     timeoutMs: options.timeoutMs === undefined ? undefined : read.milliseconds('timeoutMs', 0, { min: 1 }),
     onAbort: read.oneOf<'cancel' | 'finish', undefined>('onAbort', undefined, ['cancel', 'finish']),
     transaction: transactionOf(options.transaction, `${prefix}.transaction`, route, scopes),
+    rateLimits:
+      options.rateLimit === undefined || options.rateLimit === false
+        ? options.rateLimit
+        : rateLimitsOf(options.rateLimit, `${prefix}.rateLimit`, `${withoutHead(methods)} ${route.url}`),
   }
+}
+
+/** @throws InvalidOptionError naming the option that is wrong. */
+export function rateLimitsOf(
+  config: RouteRateLimitConfig<FastifyRequest>,
+  prefix: string,
+  identity: string,
+): RouteRateLimits<FastifyRequest> {
+  return new RouteRateLimits(config, prefix, identity, addressOf)
+}
+
+const addressOf = (request: FastifyRequest): string => request.ip
+
+// Fastify adds a HEAD route to every GET route: asking for the head only is no way to ask twice as often.
+function withoutHead(methods: string): string {
+  return methods === 'HEAD' ? 'GET' : methods
 }
 
 function transactionOf(value: unknown, prefix: string, route: RouteOptions, scopes: Scopes): CommitRules | undefined {

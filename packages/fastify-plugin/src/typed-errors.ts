@@ -45,6 +45,8 @@ function answerTypedError(
   }
   const { statusCode, headers, body } = problemDetails(typed)
   if (statusCode >= 500) request.log.error({ err: typed, req: request }, typed.message)
+  // A flood that is refused must not become a flood of log lines.
+  else if (statusCode === 429) request.log.debug({ err: typed }, typed.message)
   else request.log.info({ err: typed }, typed.message)
   return reply.code(statusCode).headers(headers).send(JSON.stringify(body))
 }

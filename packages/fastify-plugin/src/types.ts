@@ -1,6 +1,7 @@
 import type { Register, RegisteredScope, Resources, Scopes } from '@reqscope/core'
-import type { RouteTransactionOptions } from '@reqscope/core/http'
+import type { RouteRateLimitConfig, RouteTransactionOptions } from '@reqscope/core/http'
 import type { PostgresOptions, postgres } from '@reqscope/core/postgres'
+import type { FastifyRequest } from 'fastify'
 
 /** The runtime's type where the plugin builds it itself, for the program's `Register`. */
 export type ScopesOf<Parts extends { readonly db: Record<string, unknown> }> = Scopes<{
@@ -26,9 +27,16 @@ export interface RouteScopeConfig {
    * Default `'cancel'` for GET and HEAD, `'finish'` otherwise.
    */
   readonly onAbort?: 'cancel' | 'finish'
+  /**
+   * How many requests one client may make in how much time: one limit, or several that are decided together. A refused
+   * request gets a 429 and consumes nothing. Replaces the plugin's `rateLimit`; `false` is none.
+   */
+  readonly rateLimit?: false | RouteRateLimitConfig<FastifyRequest>
 }
 
 interface CommonOptions {
+  /** The limits of what has none of its own, 404s included; it all counts together. */
+  readonly rateLimit?: RouteRateLimitConfig<FastifyRequest>
   /** How long `app.close()` may take to drain and close, in milliseconds. Default 10,000. */
   readonly closeTimeoutMs?: number
 }

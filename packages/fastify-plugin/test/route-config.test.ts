@@ -16,7 +16,7 @@ describe('config.scope', async () => {
     { scope: true, option: 'config.scope of POST /orders' },
     { scope: [], option: 'config.scope of POST /orders' },
     { scope: { transactions: true }, option: 'config.scope of POST /orders.transactions' },
-    { scope: { rateLimit: [] }, option: 'config.scope of POST /orders.rateLimit' },
+
     { scope: { timeoutMs: '5s' }, option: 'config.scope of POST /orders.timeoutMs' },
     { scope: { timeoutMs: 0 }, option: 'config.scope of POST /orders.timeoutMs' },
     { scope: { onAbort: 'ignore' }, option: 'config.scope of POST /orders.onAbort' },

@@ -9,6 +9,13 @@ export {
   retryAfterSeconds,
   typedErrorOf,
 } from './problem-details.ts'
+export {
+  giveBack,
+  type Passage,
+  type RouteRateLimitConfig,
+  type RouteRateLimitOptions,
+  RouteRateLimits,
+} from './rate-limit-reply.ts'
 export { type RawResponse, ResponseLifetime } from './response-lifetime.ts'
 export {
   type CommitRules,

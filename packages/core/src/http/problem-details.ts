@@ -1,5 +1,5 @@
 import { STATUS_CODES } from 'node:http'
-import { isReqscopeError, type ReqscopeError } from '../errors.ts'
+import { isReqscopeError, type RateLimitExceededError, type ReqscopeError } from '../errors.ts'
 
 /** A response for a typed error: `application/problem+json`, RFC 9457. */
 export interface ProblemDetails {
@@ -17,6 +17,8 @@ export interface ProblemBody {
   readonly code: string
   /** The work may or may not have been done. */
   readonly outcome?: 'unknown'
+  /** The names of the limits that refused. */
+  readonly 'violated-policies'?: readonly string[]
 }
 
 const REDUCED_CAPACITY = 'https://iana.org/assignments/http-problem-types#temporary-reduced-capacity'
@@ -54,6 +56,7 @@ export function typedErrorOf(error: unknown): ReqscopeError | undefined {
 export function problemDetails(error: ReqscopeError): ProblemDetails {
   const { statusCode, code } = error
   const outcome = (error as { outcome?: unknown }).outcome === 'unknown' ? ('unknown' as const) : undefined
+  const violated = code === 'RSC_RATE_LIMIT_EXCEEDED' ? (error as RateLimitExceededError).violated : undefined
   const headers: Record<string, string> = { 'content-type': 'application/problem+json' }
   const retryAfter = retryAfterSeconds(error)
   if (retryAfter !== undefined) headers['retry-after'] = String(retryAfter)
@@ -69,6 +72,7 @@ export function problemDetails(error: ReqscopeError): ProblemDetails {
       ...(detail === undefined ? {} : { detail }),
       code,
       ...(outcome === undefined ? {} : { outcome }),
+      ...(violated === undefined ? {} : { 'violated-policies': violated }),
     },
   }
 }

@@ -1,6 +1,13 @@
-import { DeadlineExceededError, type ReqscopeError, ScopeAbortedError, type ScopeDescription } from '../errors.ts'
+import {
+  DeadlineExceededError,
+  type RateLimitState,
+  type ReqscopeError,
+  ScopeAbortedError,
+  type ScopeDescription,
+} from '../errors.ts'
 import { eventChannel } from '../events.ts'
 import { type Cleanup, CleanupStack, COMPLETED, type Outcome } from './cleanup-stack.ts'
+import type { ConsumeOptions, Consumer } from './consumer.ts'
 import { type Context, currentContext, findInContext, outsideEveryScope, runInContext, runWithin } from './current.ts'
 import type { AnyLock, Locker, LockFor, LockKeys, LockOptions, ManualRelease, ScopeLocks } from './locker.ts'
 import type { Logger } from './logger.ts'
@@ -17,6 +24,7 @@ export interface ScopeOwner {
   /** The one of this name, or the only one. */
   transactional(name: string | undefined): TransactionalResource
   readonly locker: Locker
+  readonly consume: Consumer
   /** Told once, when the scope has ended. */
   forget(scope: Scope): void
 }
@@ -256,6 +264,17 @@ export class Scope implements ScopeDescription {
     options?: Options,
   ): Promise<LockFor<Options> & ManualRelease> {
     return (await this.#owner.locker.acquire(this, keys, options ?? {})) as LockFor<Options> & ManualRelease
+  }
+
+  /**
+   * Consumes from a rate limit, of whoever `key` stands for; resolves to what is left of it, for a shadow to nothing.
+   *
+   * @throws RateLimitExceededError when there is not enough left; nothing is consumed then.
+   * @throws OverloadedError when the store can't be asked and `onStoreFailure` is `'refuse'`.
+   */
+  consume(options: ConsumeOptions): Promise<RateLimitState | undefined> {
+    if (this.#cancelReason !== undefined) return Promise.reject(this.#cancelReason)
+    return this.#owner.consume(options)
   }
 
   // What follows is for the runtime, the resources and the adapters; it is not part of the public face.
