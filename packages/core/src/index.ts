@@ -7,6 +7,7 @@ export {
   NoActiveScopeError,
   OverloadedError,
   PoolExhaustedError,
+  RegistrationError,
   ReqscopeError,
   ScopeAbortedError,
   type ScopeDescription,

@@ -59,7 +59,7 @@ export class Scope implements ScopeDescription {
   readonly deadline: number | undefined
 
   readonly #owner: ScopeOwner
-  readonly #onAbort: 'cancel' | 'finish'
+  #onAbort: 'cancel' | 'finish'
   readonly #openedAt: number
   #state: State = OPEN
   #handles: unknown[] | undefined
@@ -261,6 +261,22 @@ export class Scope implements ScopeDescription {
     return this.#owner.transactional(options.resource).openTransaction(this, options)
   }
 
+  /** @internal For adapters whose framework finds the route after the scope was opened. */
+  rename(name: string): void {
+    ;(this as { name: string }).name = name
+  }
+
+  /** @internal The same for what a route says of its scopes: counted from the scope's opening, and instead of what it was opened with. */
+  restrict({ timeoutMs, onAbort }: Pick<ScopeInit, 'timeoutMs' | 'onAbort'>): void {
+    if (onAbort !== undefined) this.#onAbort = onAbort
+    if (timeoutMs === undefined || this.#state.tag !== 'open') return
+    clearTimeout(this.#deadlineTimer)
+    ;(this as { deadline: number | undefined }).deadline = this.#startDeadline(
+      timeoutMs,
+      performance.now() - this.#openedAt,
+    )
+  }
+
   /** @internal The client went away. */
   clientGone(): void {
     const reason = new ScopeAbortedError({ scope: this.describe(), reason: 'client' })
@@ -389,10 +405,11 @@ export class Scope implements ScopeDescription {
     if (controller !== undefined) runInContext(this, () => controller.abort(reason))
   }
 
-  #startDeadline(timeoutMs: number): number {
+  #startDeadline(timeoutMs: number, passedMs = 0): number {
+    const leftMs = Math.max(0, timeoutMs - passedMs)
     this.#deadlineTimer = outsideEveryScope(() =>
-      setTimeout(() => this.cancel(new DeadlineExceededError({ scope: this.describe(), timeoutMs })), timeoutMs),
+      setTimeout(() => this.cancel(new DeadlineExceededError({ scope: this.describe(), timeoutMs })), leftMs),
     )
-    return Date.now() + timeoutMs
+    return Date.now() + leftMs
   }
 }
