@@ -5,8 +5,14 @@ import { needsScope } from './order.ts'
 import { requireLife } from './request-life.ts'
 import type { TransactionalOptions } from './types.ts'
 
+// The defaults of Express' own types.
+type Params = Request['params']
+// biome-ignore lint/suspicious/noExplicitAny: as Express has it
+type Any = any
+type AnyRecord = Record<string, Any>
+
 /** A handler of a route, with the types Express gives it; what it returns is awaited, and otherwise ignored. */
-type Handler<P, ResBody, ReqBody, Query, Locals extends Record<string, unknown>> = (
+type Handler<P, ResBody, ReqBody, Query, Locals extends AnyRecord> = (
   ...args: Parameters<RequestHandler<P, ResBody, ReqBody, Query, Locals>>
 ) => unknown
 
@@ -19,10 +25,20 @@ export function transactional(options?: TransactionalOptions): RequestHandler
  *
  * @throws InvalidOptionError naming the option that is wrong.
  */
-export function transactional<P, ResBody, ReqBody, Query, Locals extends Record<string, unknown>>(
-  handler: Handler<P, ResBody, ReqBody, Query, Locals>,
-): RequestHandler<P, ResBody, ReqBody, Query, Locals>
-export function transactional<P, ResBody, ReqBody, Query, Locals extends Record<string, unknown>>(
+export function transactional<
+  P = Params,
+  ResBody = Any,
+  ReqBody = Any,
+  Query = Request['query'],
+  Locals extends AnyRecord = AnyRecord,
+>(handler: Handler<P, ResBody, ReqBody, Query, Locals>): RequestHandler<P, ResBody, ReqBody, Query, Locals>
+export function transactional<
+  P = Params,
+  ResBody = Any,
+  ReqBody = Any,
+  Query = Request['query'],
+  Locals extends AnyRecord = AnyRecord,
+>(
   options: TransactionalOptions,
   handler: Handler<P, ResBody, ReqBody, Query, Locals>,
 ): RequestHandler<P, ResBody, ReqBody, Query, Locals>
