@@ -328,6 +328,15 @@ export class TransactionEndedError extends ReqscopeError {
   }
 }
 
+/** An adapter, or a part of one, was registered where, when or as often as it can't be. */
+export class RegistrationError extends ReqscopeError {
+  readonly code = 'RSC_REGISTRATION'
+
+  constructor(message: string) {
+    super(message)
+  }
+}
+
 /** Something was asked of a shared connection that only an exclusive one can do. */
 export class SharedConnectionError extends ReqscopeError {
   readonly code = 'RSC_SHARED_CONNECTION'

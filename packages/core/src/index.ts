@@ -17,6 +17,7 @@ export {
   PoolExhaustedError,
   RateLimitExceededError,
   type RateLimitState,
+  RegistrationError,
   ReqscopeError,
   ScopeAbortedError,
   type ScopeDescription,

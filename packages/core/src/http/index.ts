@@ -2,6 +2,9 @@
 export { OptionReader } from '../options.ts'
 export { runInContext } from '../scope/current.ts'
 export { isTransactional } from '../scope/resource.ts'
+export { type ClosableServer, ConnectionCloser } from './connections.ts'
+export { type DirectHandler, DirectResponse, type Next } from './direct-response.ts'
+export { onAbortOf } from './on-abort.ts'
 export {
   type ProblemBody,
   type ProblemDetails,
@@ -19,8 +22,8 @@ export {
 export { type RawResponse, ResponseLifetime } from './response-lifetime.ts'
 export {
   type CommitRules,
-  commitRules,
   type ReplyFacts,
   type RouteTransactionOptions,
+  readCommitRules,
   TransactionBeforeHead,
 } from './transaction-before-head.ts'

@@ -69,7 +69,7 @@ export class Scope implements ScopeDescription {
   readonly deadline: number | undefined
 
   readonly #owner: ScopeOwner
-  readonly #onAbort: 'cancel' | 'finish'
+  #onAbort: 'cancel' | 'finish'
   readonly #openedAt: number
   #state: State = OPEN
   #handles: unknown[] | undefined
@@ -370,6 +370,22 @@ export class Scope implements ScopeDescription {
     return this.#owner.transactional(options.resource).openTransaction(this, options)
   }
 
+  /** @internal For adapters whose framework finds the route after the scope was opened. */
+  rename(name: string): void {
+    ;(this as { name: string }).name = name
+  }
+
+  /** @internal The same for what a route says of its scopes: counted from the scope's opening, and instead of what it was opened with. */
+  restrict({ timeoutMs, onAbort }: Pick<ScopeInit, 'timeoutMs' | 'onAbort'>): void {
+    if (onAbort !== undefined) this.#onAbort = onAbort
+    if (timeoutMs === undefined || this.#state.tag !== 'open') return
+    clearTimeout(this.#deadlineTimer)
+    ;(this as { deadline: number | undefined }).deadline = this.#startDeadline(
+      timeoutMs,
+      performance.now() - this.#openedAt,
+    )
+  }
+
   /** @internal The client went away. */
   clientGone(): void {
     const reason = new ScopeAbortedError({ scope: this.describe(), reason: 'client' })
@@ -500,11 +516,12 @@ export class Scope implements ScopeDescription {
     if (controller !== undefined) runInContext(this, () => controller.abort(reason))
   }
 
-  #startDeadline(timeoutMs: number): number {
+  #startDeadline(timeoutMs: number, passedMs = 0): number {
+    const leftMs = Math.max(0, timeoutMs - passedMs)
     this.#timeoutMs = timeoutMs
     this.#dueAt = this.#openedAt + timeoutMs
-    this.#deadlineTimer = outsideEveryScope(() => setTimeout(() => this.#passDeadline(), timeoutMs))
-    return Date.now() + timeoutMs
+    this.#deadlineTimer = outsideEveryScope(() => setTimeout(() => this.#passDeadline(), leftMs))
+    return Date.now() + leftMs
   }
 
   /** Code that keeps the loop busy past the deadline goes on before the timer does: it is stopped by its next statement. */
