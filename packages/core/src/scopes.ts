@@ -114,12 +114,12 @@ export class Scopes<R extends Resources = Resources> {
       isTransactional(resource) ? [{ name, resource }] : [],
     )
     this.#ScopeClass = scopeClassFor(this.#slots)
-    this.#locks = new Locks(lockStoreOf(options.locks, Object.values(this.resources)), () => this.logger)
-    const redis = this.#slots.map(({ resource }) => redisAccessOf(resource)).find((access) => access !== undefined)
-    this.rateLimiter = new RateLimiter(redis === undefined ? undefined : new RedisStore(redis), () => this.logger)
     for (const { name, resource } of this.#slots) {
       resource.attach?.({ name, ledger: this.#ledger, logger: () => this.logger })
     }
+    this.#locks = new Locks(lockStoreOf(options.locks, Object.values(this.resources)), () => this.logger)
+    const redis = this.#slots.map(({ resource }) => redisAccessOf(resource)).find((access) => access !== undefined)
+    this.rateLimiter = new RateLimiter(redis === undefined ? undefined : new RedisStore(redis), () => this.logger)
   }
 
   get logger(): Logger {
