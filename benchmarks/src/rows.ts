@@ -33,6 +33,14 @@ export const rows: readonly Row[] = [
     aim: 0.96,
   },
   {
+    name: 'no-op route, the current request known anywhere',
+    ours: { name: 'reqscope', program: 'candidates/noop-reqscope.js', path: '/' },
+    baseline: { name: '@fastify/request-context', program: 'candidates/noop-request-context.js', path: '/' },
+    connections: 50,
+    atLeast: 1,
+    aim: 1,
+  },
+  {
     name: 'two drizzle selects in a request',
     ours: reqscope('/selects'),
     baseline: drizzle('drizzle on a shared pool', '/selects'),

@@ -344,6 +344,15 @@ export class TransactionEndedError extends ReqscopeError {
   }
 }
 
+/** An adapter, or a part of one, was registered where, when or as often as it can't be. */
+export class RegistrationError extends ReqscopeError {
+  readonly code = 'RSC_REGISTRATION'
+
+  constructor(message: string) {
+    super(message)
+  }
+}
+
 /** Something was asked of a shared connection that only an exclusive one can do. */
 export class SharedConnectionError extends ReqscopeError {
   readonly code = 'RSC_SHARED_CONNECTION'
@@ -355,6 +364,144 @@ export class SharedConnectionError extends ReqscopeError {
     this.resource = facts.resource
     this.operation = facts.operation
   }
+}
+
+/** What was watched changed in every attempt, so nothing was written. Status 409. */
+export class OptimisticConflictError extends ReqscopeError {
+  readonly code = 'RSC_OPTIMISTIC_CONFLICT'
+  override readonly statusCode = 409
+  readonly resource: string
+  readonly keys: readonly string[]
+  readonly attempts: number
+
+  constructor(facts: { resource: string; keys: readonly string[]; attempts: number }) {
+    const keys = facts.keys.map((key) => `'${key}'`).join(', ')
+    super(
+      `${keys} of ${facts.resource} changed in each of ${facts.attempts} attempts, and nothing was written. ` +
+        'Try again later; where many write one key, allow more attempts, use a command that needs no reading (INCRBY, a script), or take a lock.',
+      { retryAfterMs: 1_000 },
+    )
+    this.resource = facts.resource
+    this.keys = [...facts.keys]
+    this.attempts = facts.attempts
+  }
+}
+
+/** A command of a MULTI failed. Redis rolls nothing back: `applied` says whether the others were done. */
+export class ExecCommandError extends ReqscopeError {
+  readonly code = 'RSC_EXEC_COMMAND'
+  readonly resource: string
+  /** Which command of the MULTI it was, counted from 0. */
+  readonly index: number
+  /** True when it failed while EXEC ran and the other commands were done; false when EXEC refused them all. */
+  readonly applied: boolean
+
+  constructor(facts: { resource: string; index: number; applied: boolean; cause: unknown }) {
+    const why = facts.cause instanceof Error ? facts.cause.message : String(facts.cause)
+    super(
+      `Command ${facts.index} of a MULTI on ${facts.resource} failed (${why}). ` +
+        (facts.applied
+          ? 'The commands beside it were done: Redis undoes nothing, so mend what they wrote.'
+          : 'None of its commands was done. Correct the command.'),
+      { cause: facts.cause },
+    )
+    this.resource = facts.resource
+    this.index = facts.index
+    this.applied = facts.applied
+  }
+}
+
+/** Who holds a lock, as far as its store knows. */
+export interface LockHolder {
+  /** The machine and the process: `web-1:4711`. */
+  readonly process: string
+  /** What it holds the lock for: `POST /orders`. */
+  readonly name: string
+  /** The scope's id; undefined for `withLock` outside of every scope. */
+  readonly scopeId: string | undefined
+  /** How long it has held the lock, in milliseconds. */
+  readonly heldMs: number | undefined
+}
+
+/** A lock was not free within the time its taker would wait. Status 409. */
+export class LockTimeoutError extends ReqscopeError {
+  readonly code = 'RSC_LOCK_TIMEOUT'
+  override readonly statusCode = 409
+  readonly keys: readonly string[]
+  /** How long was waited, in milliseconds. */
+  readonly waitedMs: number
+  readonly holder: LockHolder | undefined
+
+  constructor(facts: {
+    keys: readonly string[]
+    waitedMs: number
+    holder?: LockHolder | undefined
+    /** The asking scope holds it itself, in a branch of its code that this one is not inside of. */
+    bySameScope?: boolean | undefined
+  }) {
+    const { holder, waitedMs } = facts
+    const held = holder?.heldMs === undefined ? '' : ` for ${Math.round(holder.heldMs)} ms`
+    const by = holder === undefined ? '' : `, held by ${holder.name} in process ${holder.process}${held}`
+    super(
+      `${theLock(facts.keys)} was not free within ${Math.round(waitedMs)} ms${by}. ` +
+        (facts.bySameScope
+          ? 'That is the same scope, in a branch this code is not inside of: nest the calls, or pass reentrant: true.'
+          : 'Hold it for less long, wait longer (waitMs), or tell the client to try again.'),
+      { retryAfterMs: 1_000 },
+    )
+    this.keys = facts.keys
+    this.waitedMs = waitedMs
+    this.holder = holder
+  }
+}
+
+/** The store of the locks can't be reached or does not answer: nobody knows who holds the lock. Status 503. */
+export class LockUnavailableError extends ReqscopeError {
+  readonly code = 'RSC_LOCK_UNAVAILABLE'
+  override readonly statusCode = 503
+  readonly keys: readonly string[]
+  readonly store: string
+
+  constructor(facts: { keys: readonly string[]; store: string; cause: unknown }) {
+    super(
+      `${theLock(facts.keys)} could not be taken: its store (${facts.store}) did not answer. ` +
+        'Nobody knows who holds it, so the work was not begun; try again when the store is back.',
+      { cause: facts.cause, retryAfterMs: 1_000 },
+    )
+    this.keys = facts.keys
+    this.store = facts.store
+  }
+}
+
+export type LockLostReason = 'expired' | 'taken' | 'held-too-long' | 'scope-ended' | 'stale-fence'
+
+/** The lock this code runs under is not (or not surely) its own any more. */
+export class LockLostError extends ReqscopeError {
+  readonly code = 'RSC_LOCK_LOST'
+  readonly keys: readonly string[]
+  readonly reason: LockLostReason
+
+  constructor(facts: { keys: readonly string[]; reason: LockLostReason; cause?: unknown }) {
+    const why = {
+      expired:
+        'was lost: its lease could not be renewed in time (the process was paused, its event loop blocked, or the store away)',
+      taken: 'was lost: its store no longer knows this holder (it expired there, or the store lost its data)',
+      'held-too-long': 'was lost: it was held for longer than maxHoldMs',
+      'scope-ended': 'was taken back: its scope ended before the work under it had finished',
+      'stale-fence': 'had been lost: a later holder has written already, so this write was refused',
+    }[facts.reason]
+    super(
+      `${theLock(facts.keys)} ${why}. Somebody else may hold it: do no more of the work under it; begin again with a new lock.`,
+      { cause: facts.cause },
+    )
+    this.keys = facts.keys
+    this.reason = facts.reason
+  }
+}
+
+const theLock = (keys: readonly string[]): string => {
+  if (keys.length === 0) return 'The lock'
+  return keys.length === 1 ? `The lock '${keys[0]}'` : `The lock on ${keys.map((key) => `'${key}'`).join(', ')}`
 }
 
 /** Given to an InvalidOptionError instead of a value that may be a secret, or hold one. */

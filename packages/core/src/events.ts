@@ -30,6 +30,8 @@ export interface ReqscopeEvents {
   'reqscope:circuit:opened': { resource: string; discarded: number; kept: number; cause: unknown }
   'reqscope:circuit:closed': { resource: string }
   'reqscope:pool:exhausted': { resource: string; scope: ScopeDescription; reason: string; waitedMs: number }
+  'reqscope:lock:lost': { keys: readonly string[]; reason: string; holder: ScopeDescription | undefined }
+  'reqscope:lock:reclaimed': { keys: readonly string[]; holder: ScopeDescription | undefined }
   /** `shadow`: it was counted only. `by` says who decided: the store, this process's memory of it, or its own counts. */
   'reqscope:rate-limit:refused': { limit: string; shadow: boolean; by: 'store' | 'memory' | 'local' }
   'reqscope:overload:refused': { scope: ScopeDescription; reason: string; retryAfterMs: number | undefined }

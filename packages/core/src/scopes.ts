@@ -5,12 +5,16 @@ import { checkThresholds, EventLoopDelay, type Health, type HealthThresholds, he
 import { consume } from './limits/consume.ts'
 import { RateLimiter } from './limits/rate-limiter.ts'
 import { RedisStore } from './limits/redis-store.ts'
+import { lockStoreOf } from './locks/choice.ts'
+import { Locks } from './locks/locks.ts'
+import type { LockStore } from './locks/store.ts'
 import { OptionReader } from './options.ts'
 import { redisAccessOf } from './redis/access.ts'
 import { COMPLETED } from './scope/cleanup-stack.ts'
 import type { ConsumeOptions } from './scope/consumer.ts'
-import { outsideEveryScope, runInContext } from './scope/current.ts'
+import { currentContext, outsideEveryScope, runInContext } from './scope/current.ts'
 import { Ledger } from './scope/ledger.ts'
+import type { AnyLock, LockFor, LockKeys, LockOptions } from './scope/locker.ts'
 import { isLogger, type Logger, stderrLogger } from './scope/logger.ts'
 import { OpenScopes } from './scope/open-scopes.ts'
 import type { ScopeWith } from './scope/register.ts'
@@ -26,6 +30,8 @@ export interface ScopesOptions<R extends Resources> {
   readonly settleTimeoutMs?: number
   /** What `health` calls degraded. */
   readonly health?: { readonly thresholds?: HealthThresholds }
+  /** Where locks are kept. Default: in the first Redis among the resources, else in the first Postgres. */
+  readonly locks?: { readonly store?: LockStore }
 }
 
 export interface RunOptions {
@@ -85,6 +91,7 @@ export class Scopes<R extends Resources = Resources> {
   readonly #thresholds: Required<HealthThresholds>
   readonly #eventLoopDelay = new EventLoopDelay()
   readonly #open = new OpenScopes()
+  readonly #locks: Locks
   /** For adapters: decides on rate limits, with the first resource that is Redis, else with counts of this process alone. */
   readonly rateLimiter: RateLimiter
   #logger: Logger | undefined
@@ -100,6 +107,7 @@ export class Scopes<R extends Resources = Resources> {
       'logger',
       'settleTimeoutMs',
       'health',
+      'locks',
     ])
     read.object('health')
     new OptionReader('createScopes.health', options.health ?? {}).onlyKnown(['thresholds'])
@@ -119,11 +127,12 @@ export class Scopes<R extends Resources = Resources> {
       isTransactional(resource) ? [{ name, resource }] : [],
     )
     this.#ScopeClass = scopeClassFor(this.#slots)
-    const redis = this.#slots.map(({ resource }) => redisAccessOf(resource)).find((access) => access !== undefined)
-    this.rateLimiter = new RateLimiter(redis === undefined ? undefined : new RedisStore(redis), () => this.logger)
     for (const { name, resource } of this.#slots) {
       resource.attach?.({ name, ledger: this.#ledger, logger: () => this.logger })
     }
+    this.#locks = new Locks(lockStoreOf(options.locks, Object.values(this.resources)), () => this.logger)
+    const redis = this.#slots.map(({ resource }) => redisAccessOf(resource)).find((access) => access !== undefined)
+    this.rateLimiter = new RateLimiter(redis === undefined ? undefined : new RedisStore(redis), () => this.logger)
   }
 
   get logger(): Logger {
@@ -213,6 +222,32 @@ export class Scopes<R extends Resources = Resources> {
   }
 
   /**
+   * Runs `fn` while this process holds the lock, outside of every scope: for start-up work, migrations. Inside a scope of
+   * this runtime it is that scope's `lock`.
+   *
+   * @throws LockTimeoutError when it was not free within `waitMs`.
+   * @throws LockUnavailableError when the store can't be reached.
+   */
+  withLock<Result>(keys: LockKeys, fn: (lock: LockFor<object>) => Result | Promise<Result>): Promise<Result>
+  withLock<Result, const Options extends LockOptions>(
+    keys: LockKeys,
+    options: Options,
+    fn: (lock: LockFor<Options>) => Result | Promise<Result>,
+  ): Promise<Result>
+  async withLock<Result>(
+    keys: LockKeys,
+    ...rest: [(lock: never) => Result | Promise<Result>] | [LockOptions, (lock: never) => Result | Promise<Result>]
+  ): Promise<Result> {
+    const [options, given] = rest.length === 1 ? [{}, rest[0]] : rest
+    const fn = given as (lock: AnyLock) => Result | Promise<Result>
+    const scope = currentContext()?.scope
+    if (scope?.state === 'open' && scope.belongsTo(this.#owner)) return this.#locks.lock(scope, keys, options, fn)
+    if (this.state !== 'open') throw shuttingDown('withLock')
+    if (this.#life.tag !== 'started') await this.start()
+    return this.#locks.withLock(keys, options, fn)
+  }
+
+  /**
    * Opens a scope that its opener must end, for adapters; everything else uses `run`. No I/O happens here.
    *
    * @throws OverloadedError when the runtime is closing.
@@ -292,6 +327,11 @@ export class Scopes<R extends Resources = Resources> {
   }
 
   async #stopWhatRuns(left: () => number): Promise<void> {
+    try {
+      await inTime(this.#locks.close(), left() / 2)
+    } catch (error) {
+      this.logger.error({ err: error }, 'the lock store failed to close')
+    }
     for (const { name, resource } of this.#slots.toReversed()) {
       if (!this.#running.delete(resource)) continue
       const timeoutMs = left()
@@ -335,6 +375,9 @@ export class Scopes<R extends Resources = Resources> {
     return {
       get logger() {
         return runtime.logger
+      },
+      get locker() {
+        return runtime.#locks
       },
       get slots() {
         return runtime.#slots

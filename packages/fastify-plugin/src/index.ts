@@ -1,5 +1,5 @@
+export { RegistrationError } from '@reqscope/core'
 export { reqscope as default } from './plugin.ts'
-export { RegistrationError } from './registration-error.ts'
 export type {
   RegisteredScopes,
   ReqscopeOptions,

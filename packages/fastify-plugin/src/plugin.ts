@@ -1,11 +1,16 @@
-import { createScopes, InvalidOptionError, NoActiveScopeError, type Scopes } from '@reqscope/core'
-import { type HealthAnswer, HealthEndpoints, OptionReader } from '@reqscope/core/http'
+import { createScopes, InvalidOptionError, NoActiveScopeError, RegistrationError, type Scopes } from '@reqscope/core'
+import {
+  type ClosableServer,
+  ConnectionCloser,
+  type HealthAnswer,
+  HealthEndpoints,
+  OptionReader,
+  onAbortOf,
+} from '@reqscope/core/http'
 import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import fastifyPlugin from 'fastify-plugin'
 import { Admission } from './admission.ts'
-import { ConnectionCloser } from './connections.ts'
 import { commitBeforeHead, leaveTransaction, trackedHandler, transactionalHandler } from './handler.ts'
-import { RegistrationError } from './registration-error.ts'
 import { lifeOf, RequestLife, requestLife } from './request-life.ts'
 import { policyOf, rateLimitsOf, routePolicy, withPolicy } from './route-config.ts'
 import { RouteGates } from './route-gates.ts'
@@ -73,7 +78,7 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
       kind: 'request',
       name: policy.name ?? `${method} ${policy.url}`,
       timeoutMs: policy.timeoutMs,
-      onAbort: policy.onAbort ?? (method === 'GET' || method === 'HEAD' ? 'cancel' : 'finish'),
+      onAbort: policy.onAbort ?? onAbortOf(method),
       logger: logsLikeApp ? request.log : undefined,
     })
     const life = new RequestLife(scope, request, reply, scopes.settleTimeoutMs)
@@ -83,7 +88,7 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
 
   app.addHook('onResponse', leaveTransaction)
 
-  const connections = new ConnectionCloser(app)
+  const connections = new ConnectionCloser(app.server as unknown as ClosableServer)
   app.addHook('preClose', function stopTakingWork(done) {
     // Not waited for here: other plugins' preClose hooks close what scopes may be waiting for, websockets for one.
     void scopes.close({ timeoutMs: closeTimeoutMs })

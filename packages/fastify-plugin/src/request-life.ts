@@ -2,9 +2,6 @@ import { DeadlineExceededError, type ReqscopeError, type Scope } from '@reqscope
 import { type Passage, ResponseLifetime } from '@reqscope/core/http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 
-// How long a handler has to answer for itself once its deadline has passed and its statements were cancelled.
-const DEADLINE_GRACE_MS = 250
-
 const life = Symbol('reqscope.life')
 /** Where a request keeps its life; a symbol, so that it is out of everybody's way. */
 export const requestLife: typeof life = life
@@ -21,7 +18,6 @@ export class RequestLife extends ResponseLifetime {
   /** What the request has consumed of its rate limits. */
   passage: Passage | undefined
   readonly #reply: FastifyReply
-  #watching = false
   #replying = false
   #answeredFor = false
 
@@ -58,7 +54,7 @@ export class RequestLife extends ResponseLifetime {
       this.#replying = true
       return send(payload)
     }
-    this.scope.signal.addEventListener('abort', this)
+    this.watchDeadline()
   }
 
   /** Whether an error is answered while the handler runs: a timeout, or its own doing. What it says later is not heard. */
@@ -78,33 +74,12 @@ export class RequestLife extends ResponseLifetime {
     else this.#reply.raw.once('close', cancel)
   }
 
-  /** @internal The scope's signal fired. */
-  handleEvent(): void {
-    const { reason } = this.scope.signal
-    if ((reason as Partial<ReqscopeError>).code !== 'RSC_DEADLINE_EXCEEDED') return
-    setTimeout(() => {
-      if (this.#replying || this.closed || this.isHandedOver()) return
-      this.#reply.send(reason)
-    }, DEADLINE_GRACE_MS).unref()
+  protected override answerDeadline(reason: ReqscopeError): void {
+    if (!this.#replying) this.#reply.send(reason)
   }
 
   protected override isHandedOver(): boolean {
-    const { sent, raw } = this.#reply
-    // A stream that is being piped into the response ends with it.
-    return sent || raw.headersSent || raw.listenerCount('unpipe') > 0
-  }
-
-  protected override watchForReply(): void {
-    if (this.#watching) return
-    this.#watching = true
-    const { raw } = this.#reply
-    const end = raw.end.bind(raw) as (...args: unknown[]) => typeof raw
-    raw.end = ((...args: unknown[]) => {
-      const result = end(...args)
-      this.replied()
-      return result
-    }) as typeof raw.end
-    raw.once('pipe', () => this.replied())
+    return this.#reply.sent || super.isHandedOver()
   }
 
   // As Fastify decides it when the handler's promise resolves.

@@ -2,12 +2,12 @@ import { InvalidOptionError, type Scopes } from '@reqscope/core'
 import {
   type AdmissionGate,
   type CommitRules,
-  commitRules,
   isTransactional,
   OptionReader,
   type RouteRateLimitConfig,
   RouteRateLimits,
   type RouteTransactionOptions,
+  readCommitRules,
 } from '@reqscope/core/http'
 import type { FastifyRequest, RouteOptions } from 'fastify'
 import type { RouteGates } from './route-gates.ts'
@@ -138,19 +138,9 @@ function transactionOf(value: unknown, prefix: string, route: RouteOptions, scop
     )
   }
   const options: RouteTransactionOptions = value === true ? {} : (value as RouteTransactionOptions)
-  const read = new OptionReader(prefix, options).onlyKnown([
-    'isolationLevel',
-    'accessMode',
-    'deferrable',
-    'resource',
-    'commitWhen',
-  ])
-  read.oneOf('isolationLevel', undefined, ['read uncommitted', 'read committed', 'repeatable read', 'serializable'])
-  read.oneOf('accessMode', undefined, ['read only', 'read write'])
-  read.boolean('deferrable', false)
-  read.function('commitWhen')
-  checkResource(read.string('resource', undefined), prefix, scopes)
-  return commitRules(options)
+  const rules = readCommitRules(options, prefix)
+  checkResource(rules.begin.resource, prefix, scopes)
+  return rules
 }
 
 function checkResource(wanted: string | undefined, prefix: string, scopes: Scopes): void {

@@ -1,5 +1,5 @@
+import { RegistrationError } from '@reqscope/core'
 import type { FastifyInstance } from 'fastify'
-import { RegistrationError } from './registration-error.ts'
 
 /** The names of the hooks that every route with scopes has: the first from the plugin, the second from its onRoute. */
 export interface HookNames {

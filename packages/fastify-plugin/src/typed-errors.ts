@@ -1,6 +1,6 @@
+import { RegistrationError } from '@reqscope/core'
 import { problemDetails, retryAfterSeconds, runInContext, typedErrorOf } from '@reqscope/core/http'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { RegistrationError } from './registration-error.ts'
 import { lifeOf } from './request-life.ts'
 
 type ErrorHandler = FastifyInstance['errorHandler']

@@ -5,7 +5,10 @@ export { ConcurrencyLimit, type ConcurrencyOptions, PRIORITIES, type Priority } 
 export { OptionReader } from '../options.ts'
 export { runInContext } from '../scope/current.ts'
 export { isTransactional } from '../scope/resource.ts'
+export { type ClosableServer, ConnectionCloser } from './connections.ts'
+export { type DirectHandler, DirectResponse, type Next } from './direct-response.ts'
 export { type HealthAnswer, type HealthEndpointOptions, HealthEndpoints } from './health-endpoints.ts'
+export { onAbortOf } from './on-abort.ts'
 export {
   type ProblemBody,
   type ProblemDetails,
@@ -23,8 +26,8 @@ export {
 export { type RawResponse, ResponseLifetime } from './response-lifetime.ts'
 export {
   type CommitRules,
-  commitRules,
   type ReplyFacts,
   type RouteTransactionOptions,
+  readCommitRules,
   TransactionBeforeHead,
 } from './transaction-before-head.ts'

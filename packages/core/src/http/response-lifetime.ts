@@ -1,4 +1,4 @@
-import { ScopeAbortedError } from '../errors.ts'
+import { type ReqscopeError, ScopeAbortedError } from '../errors.ts'
 import { COMPLETED, type Outcome } from '../scope/cleanup-stack.ts'
 import { outsideEveryScope } from '../scope/current.ts'
 import type { Scope } from '../scope/scope.ts'
@@ -8,10 +8,17 @@ import type { TransactionBeforeHead } from './transaction-before-head.ts'
 export interface RawResponse {
   readonly statusCode: number
   readonly writableEnded: boolean
+  readonly headersSent: boolean
   readonly socket?: unknown
   readonly req?: { on(event: 'close', listener: () => void): unknown }
   on(event: 'close', listener: () => void): unknown
+  once(event: 'pipe', listener: () => void): unknown
+  listenerCount(event: 'unpipe'): number
+  end(...args: never[]): unknown
 }
+
+// How long a handler has to answer for itself once its deadline has passed and its statements were cancelled.
+const DEADLINE_GRACE_MS = 250
 
 const lifetime = Symbol('reqscope.lifetime')
 
@@ -39,6 +46,7 @@ export class ResponseLifetime {
   // handler's last word and the reply it leads to.
   #handler: 'awaiting-reply' | 'running' | 'settled' = 'awaiting-reply'
   #aborted = false
+  #watching = false
   #failure: { readonly error: unknown } | undefined
   #settleTimer: NodeJS.Timeout | undefined
 
@@ -97,13 +105,56 @@ export class ResponseLifetime {
     this.#endWhenOver()
   }
 
-  /** Whether somebody else writes the response, or it was sent already. */
-  protected isHandedOver(): boolean {
-    return this.response.writableEnded
+  /** The framework has found the route: the scope is called after it. */
+  routed(name: string): void {
+    this.scope.rename(name)
   }
 
-  /** The response was closed with no reply to it yet: `replied` is to be called once there is one. */
-  protected watchForReply(): void {}
+  /** What a route says of its scope, where it is known only after the scope was opened. */
+  restrict(options: {
+    readonly timeoutMs?: number | undefined
+    readonly onAbort?: 'cancel' | 'finish' | undefined
+  }): void {
+    this.scope.restrict(options)
+  }
+
+  /** From now on `answerDeadline` is called when the deadline has passed and the handler does not say anything. */
+  watchDeadline(): void {
+    this.scope.signal.addEventListener('abort', this)
+  }
+
+  /** @internal The scope's signal fired. */
+  handleEvent(): void {
+    const reason = this.scope.signal.reason as ReqscopeError
+    if (reason.code !== 'RSC_DEADLINE_EXCEEDED') return
+    setTimeout(() => {
+      if (!this.closed && !this.isHandedOver()) this.answerDeadline(reason)
+    }, DEADLINE_GRACE_MS).unref()
+  }
+
+  /** The deadline has passed, and the time for the handler to answer for itself, too. */
+  protected answerDeadline(_reason: ReqscopeError): void {}
+
+  /** Whether somebody else writes the response, or it was sent already. */
+  protected isHandedOver(): boolean {
+    const { response } = this
+    // A stream that is being piped into the response ends with it.
+    return response.writableEnded || response.headersSent || response.listenerCount('unpipe') > 0
+  }
+
+  /** The response was closed with no reply to it yet: `replied` is called once there is one. */
+  protected watchForReply(): void {
+    if (this.#watching) return
+    this.#watching = true
+    const response = this.response as { end(...args: unknown[]): unknown }
+    const end = response.end.bind(response)
+    response.end = (...args) => {
+      const result = end(...args)
+      this.replied()
+      return result
+    }
+    this.response.once('pipe', () => this.replied())
+  }
 
   /** @internal */
   responseClosed(): void {

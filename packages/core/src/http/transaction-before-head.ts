@@ -1,4 +1,5 @@
 import { InvalidOptionError } from '../errors.ts'
+import { OptionReader } from '../options.ts'
 import { runInContext } from '../scope/current.ts'
 import type { ManualTransaction, TransactionOptions } from '../scope/resource.ts'
 import type { Scope } from '../scope/scope.ts'
@@ -21,7 +22,29 @@ export interface CommitRules {
   readonly commitWhen: (facts: ReplyFacts) => boolean
 }
 
-export function commitRules(options: RouteTransactionOptions): CommitRules {
+/**
+ * Checks what a route says of its transaction.
+ *
+ * @param prefix what the options belong to, as an error names it.
+ * @throws InvalidOptionError naming the option that is wrong.
+ */
+export function readCommitRules(options: RouteTransactionOptions, prefix: string): CommitRules {
+  const read = new OptionReader(prefix, options).onlyKnown([
+    'isolationLevel',
+    'accessMode',
+    'deferrable',
+    'resource',
+    'commitWhen',
+  ])
+  read.oneOf('isolationLevel', undefined, ['read uncommitted', 'read committed', 'repeatable read', 'serializable'])
+  read.oneOf('accessMode', undefined, ['read only', 'read write'])
+  read.boolean('deferrable', false)
+  read.string('resource', undefined)
+  read.function('commitWhen')
+  return commitRules(options)
+}
+
+function commitRules(options: RouteTransactionOptions): CommitRules {
   const { commitWhen = ({ statusCode }: ReplyFacts) => statusCode < 400, ...begin } = options
   return { begin, commitWhen }
 }
@@ -45,6 +68,11 @@ export class TransactionBeforeHead {
   run<Result>(handler: () => Result): Result {
     this.#transaction ??= this.#scope.openTransaction(this.#rules.begin)
     return this.#transaction.run(handler)
+  }
+
+  /** Whether it is decided already. */
+  get isSettling(): boolean {
+    return this.#settling !== undefined
   }
 
   /**

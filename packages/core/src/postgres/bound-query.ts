@@ -1,12 +1,14 @@
 import { AsyncResource } from 'node:async_hooks'
-import { finished, Readable, Writable } from 'node:stream'
+import type { Readable, Writable } from 'node:stream'
 import type { PendingQuery, Row, Sql } from 'postgres'
 import { InvalidOptionError } from '../errors.ts'
 import type { Connection } from './connection.ts'
+import { freeAfter, isStream, whenStreaming } from './copy-stream.ts'
+import { Fragment, fragmentText, unwrap } from './fragment.ts'
 import type { Lease } from './lease.ts'
 import type { Level } from './level.ts'
 import { withoutGap } from './row-gap.ts'
-import type { Occupied, Session } from './session.ts'
+import type { Session } from './session.ts'
 import { buildQuery, known, refusedAmongSeveral, type Statement, type StatementSource, textOf } from './statement.ts'
 import type { KnownText } from './statement-text.ts'
 
@@ -19,7 +21,7 @@ type Batch = Row[] & { readonly count?: number }
  * A statement of a scope, not sent before it is awaited: what postgres.js calls a pending query, with the same methods.
  * Used as a value in another tagged statement it is a fragment of that one.
  */
-export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
+export class BoundQuery extends Fragment implements PromiseLike<unknown>, Statement<unknown> {
   readonly #session: Session
   readonly #level: Level | undefined
   #source: StatementSource
@@ -32,6 +34,7 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
   #cancelled = false
 
   constructor(session: Session, level: Level | undefined, source: StatementSource) {
+    super()
     this.#session = session
     this.#level = level
     this.#source = source
@@ -246,88 +249,6 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
       throw error
     }
   }
-}
-
-function isStream(value: unknown): value is Readable | Writable {
-  return value instanceof Readable || value instanceof Writable
-}
-
-/**
- * Calls `fn` when the client makes the stream of a query, in that very moment: it may fail before anybody who waits for
- * it can listen. And once all rows are written the client has forgotten it, and would tell nobody that they were refused.
- */
-function whenStreaming(query: PendingQuery<Row[]>, fn: (stream: Readable | Writable) => void): void {
-  const settled = query as unknown as { resolve(value: unknown): void; reject(error: Error): void }
-  const { resolve } = settled
-  settled.resolve = (value) => {
-    if (isStream(value)) {
-      settled.reject = (error) => void value.destroy(error)
-      fn(value)
-    }
-    resolve(value)
-  }
-}
-
-/** Frees the connection once the stream is over, and ends the stream, with an error of ours, when the connection is lost. */
-function freeAfter(stream: Readable | Writable, { lease, isShared, failed, free }: Occupied): void {
-  const { connection } = lease
-  const destroy = stream.destroy.bind(stream) as (error?: Error) => never
-  stream.destroy = (error?: Error) => destroy(error && (lease.failure(error) as Error))
-  connection.occupant = stream
-  let isOver = false
-  const over = (error?: Error | null) => {
-    if (isOver) return
-    isOver = true
-    connection.occupant = undefined
-    if (error) failed(error)
-    // The client stops reading for good from a connection whose COPY … TO was given up half-way, other than by the server.
-    const readable = !error || !(stream instanceof Readable) || 'routine' in error
-    // What follows in a transaction queues behind the last few bytes; somebody else gets the connection when those are through.
-    if (isShared) return void free(readable && !connection.isGone)
-    const answers = async () => {
-      await lease.whenReady()
-      return readable && connection.answers()
-    }
-    void answers().then(free)
-  }
-  // Before anybody else hears of it: the next statement may follow at once.
-  stream.once('end', () => over()).once('finish', () => over())
-  finished(stream, over)
-}
-
-/** The text of a hole that is a fragment, or a list of fragments. */
-function fragmentText(hole: unknown): string | undefined {
-  if (hole instanceof BoundQuery) return hole.text
-  return Array.isArray(hole) && hole[0] instanceof BoundQuery ? hole.map(fragmentText).join(' ') : undefined
-}
-
-/** What stands in a hole of a tagged statement, as the client of the connection it runs on understands it. */
-function unwrap(value: unknown, sql: Sql): unknown {
-  if (value instanceof BoundQuery) return value.asFragment(sql)
-  if (Array.isArray(value) && value[0] instanceof BoundQuery) return value.map((each) => unwrap(each, sql))
-  if (typeof value === 'object' && value !== null && 'rest' in value && isHelper(value, sql))
-    return unwrapHelper(value, sql)
-  return value
-}
-
-/** What `sql(object)` and `sql(list)` make, before they are put into a statement. */
-interface Helper {
-  readonly first: unknown
-  readonly rest: readonly unknown[]
-}
-
-function isHelper(value: object, sql: Sql): value is Helper {
-  return value.constructor === (sql([] as never) as object).constructor
-}
-
-function unwrapHelper({ first, rest }: Helper, sql: Sql): unknown {
-  const inRow = (row: unknown): unknown => {
-    if (Array.isArray(row)) return row.map((each) => unwrap(each, sql))
-    if (typeof row !== 'object' || row === null || row instanceof BoundQuery) return unwrap(row, sql)
-    return Object.fromEntries(Object.entries(row).map(([column, value]) => [column, unwrap(value, sql)]))
-  }
-  const rows = Array.isArray(first) ? first.map(inRow) : inRow(first)
-  return (sql as unknown as (...args: unknown[]) => unknown)(rows, ...rest)
 }
 
 /** The client would prepare it under a new name each time, and never let go of it. */

@@ -1,3 +1,4 @@
+import { isIPv6 } from 'node:net'
 import { ConnectionLostError, type ConnectionLostReason } from '../errors.ts'
 import type { Target } from './options.ts'
 import { PasswordError } from './password.ts'
@@ -12,7 +13,9 @@ export function connectFailure(resource: string, target: Target, error: unknown)
 }
 
 export function placeOf(target: Target): string {
-  return target.path ?? target.endpoints.map(({ host, port }) => `${host}:${port}`).join(', ')
+  return (
+    target.path ?? target.endpoints.map(({ host, port }) => `${isIPv6(host) ? `[${host}]` : host}:${port}`).join(', ')
+  )
 }
 
 function explained(where: string, target: Target, error: unknown): [ConnectionLostReason, string] {
@@ -29,7 +32,9 @@ function explained(where: string, target: Target, error: unknown): [ConnectionLo
       `${where} did not answer within the connect timeout. Is the address right, and no firewall between?`,
     ]
   }
-  if (['ECONNREFUSED', 'ENOTFOUND', 'EHOSTUNREACH', 'ENETUNREACH', 'EAI_AGAIN', 'ENOENT'].includes(code)) {
+  if (
+    ['ECONNREFUSED', 'ENOTFOUND', 'EHOSTUNREACH', 'ENETUNREACH', 'EAI_AGAIN', 'ENOENT', 'EADDRNOTAVAIL'].includes(code)
+  ) {
     return ['unreachable', `${where} can't be reached (${code}). Is the server running, and the address right?`]
   }
   if (code === '28000' && /no encryption|SSL off/i.test(message)) {

@@ -1,6 +1,7 @@
 import type { Sql } from 'postgres'
 import { InvalidOptionError } from '../errors.ts'
 import type { Ledger } from '../scope/ledger.ts'
+import type { TransactionBond } from '../scope/locker.ts'
 import type { Logger } from '../scope/logger.ts'
 import type {
   ManualTransaction,
@@ -126,6 +127,16 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
 
   afterCommit(scope: Scope, fn: () => unknown): boolean {
     return this.#session(scope).afterCommit(fn)
+  }
+
+  tie(scope: Scope, bond: TransactionBond): object | undefined {
+    const transaction = this.#session(scope).transactionAround
+    transaction?.tie(bond)
+    return transaction
+  }
+
+  transactionAround(scope: Scope): object | undefined {
+    return this.#session(scope).transactionAround
   }
 
   get #attached(): Pool {

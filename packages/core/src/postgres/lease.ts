@@ -16,6 +16,7 @@ export interface LeaseHolder {
     readonly id: string
     readonly kind: string
     readonly name: string
+    /** @internal */
     readonly cancelReason: ReqscopeError | undefined
   }
   readonly resource: string

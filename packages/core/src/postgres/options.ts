@@ -5,10 +5,14 @@ import { InvalidOptionError, UNSHOWN } from '../errors.ts'
 import { OptionReader } from '../options.ts'
 import type { SiteCapture } from '../scope/acquisition-site.ts'
 import type { ArrayTypeOf } from './array-types.ts'
+import { type ReadUrl, readUrl } from './url.ts'
 
 /** How to reach Postgres, and how many connections may be held for how long. */
 export interface PostgresOptions<Schema extends Record<string, unknown> = Record<string, never>> {
-  /** `postgres://user:password@host:port/database`, with several hosts if need be: the first that answers is taken. */
+  /**
+   * `postgres://user:password@host:port/database`, with several hosts if need be: the first that answers is taken. IPv6
+   * addresses stand in brackets; a unix socket is named by its folder, `?host=/var/run/postgresql`.
+   */
   readonly url: string
   /** The drizzle schema: gives `scope.db.query` its tables. */
   readonly schema?: Schema
@@ -162,13 +166,13 @@ export function checkPostgresOptions(options: PostgresOptions<Record<string, unk
   }
   const leakThresholdMs = read.milliseconds('leakThresholdMs', 30_000)
   const sites = leakThresholdMs === 0 ? 'never' : process.env.NODE_ENV === 'production' ? 'sampled' : 'always'
-  const parsed = parsedUrl(options)
+  const { parsed, read: url } = parsedUrl(options)
   const hasOwnStatementTimeout = [options.settings, parsed.connection].some(
     (each) => each?.statement_timeout !== undefined,
   )
   return withoutSecretsShown({
-    target: targetOf(parsed, options.ssl),
-    url: options.url,
+    target: targetOf(parsed, url, options.ssl),
+    url: url.url,
     password: options.password,
     types: options.types ?? {},
     arrayTypeOf: {},
@@ -206,36 +210,38 @@ function withoutSecretsShown(config: PostgresConfig): PostgresConfig {
 }
 
 /** The URL is read by postgres.js itself, so it means here what it means there. The client never connects. */
-function parsedUrl(options: PostgresOptions<Record<string, unknown>>): ParsedOptions {
+function parsedUrl(options: PostgresOptions<Record<string, unknown>>): { parsed: ParsedOptions; read: ReadUrl } {
   const expected = 'a URL like postgres://user:password@host:5432/database'
   if (typeof options.url !== 'string' || !/^postgres(ql)?:\/\//.test(options.url)) {
     throw new InvalidOptionError('postgres.url', typeof options.url === 'string' ? UNSHOWN : options.url, expected)
   }
+  const read = readUrl(options.url)
+  if (read === undefined) throw new InvalidOptionError('postgres.url', UNSHOWN, expected)
   let parsed: ParsedOptions
   try {
-    parsed = createClient(options.url, { max: 1 }).options
+    parsed = createClient(read.url, { max: 1 }).options
   } catch {
     throw new InvalidOptionError('postgres.url', UNSHOWN, expected)
   }
   if ((parsed.target_session_attrs as unknown) !== undefined) {
     throw new InvalidOptionError('postgres.url', UNSHOWN, 'without target_session_attrs: name the host that is meant')
   }
-  return parsed
+  return { parsed, read }
 }
 
-function targetOf(parsed: ParsedOptions, ssl: PostgresOptions['ssl']): Target {
+function targetOf(parsed: ParsedOptions, url: ReadUrl, ssl: PostgresOptions['ssl']): Target {
   const mode: unknown = ssl === undefined ? parsed.ssl : ssl
   const isTlsOptions = typeof mode === 'object' && mode !== null && !Array.isArray(mode)
   if (!isTlsOptions && !MODES.includes(mode)) {
     throw new InvalidOptionError(
-      'postgres.ssl',
+      ssl === undefined ? 'the ssl or sslmode parameter of postgres.url' : 'postgres.ssl',
       mode,
       "true, false, 'require', 'prefer', 'verify-full' or options of tls.connect",
     )
   }
   return {
-    endpoints: parsed.host.map((host, index) => ({ host, port: Number(parsed.port[index] ?? 5432) })),
-    path: parsed.path || undefined,
+    endpoints: url.endpoints ?? parsed.host.map((host, index) => ({ host, port: Number(parsed.port[index] ?? 5432) })),
+    path: url.path ?? (parsed.path || undefined),
     user: parsed.user,
     database: parsed.database,
     ssl: mode as Target['ssl'],

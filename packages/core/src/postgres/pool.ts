@@ -22,6 +22,7 @@ export interface Borrower {
 
 /** A lease as its pool sees it. */
 export interface PooledLease extends LedgerEntry {
+  readonly connection: Connection
   /** Gives the connection up if nothing needs it right now. */
   yieldIfIdle(): Connection | undefined
   /** Looks after itself, every now and then: leaks, statements the server will never answer. */
@@ -425,11 +426,9 @@ export class Pool {
   }
 
   #housekeepingEveryMs(): number {
-    const { idleTimeoutMs, leakThresholdMs, maxLifetimeMs, statementTimeoutMs } = this.config
-    const shortest = Math.min(
-      ...[idleTimeoutMs, leakThresholdMs, maxLifetimeMs, statementTimeoutMs].filter((ms) => ms > 0),
-      20_000,
-    )
+    const { idleTimeoutMs, leakThresholdMs, maxLifetimeMs, statementTimeoutMs, validateAfterIdleMs } = this.config
+    const all = [idleTimeoutMs, leakThresholdMs, maxLifetimeMs, statementTimeoutMs, validateAfterIdleMs]
+    const shortest = Math.min(...all.filter((ms) => ms > 0), 20_000)
     return Math.max(20, Math.ceil(shortest / 4))
   }
 
@@ -442,7 +441,12 @@ export class Pool {
       this.#idle.splice(this.#idle.indexOf(connection), 1)
       this.#close(connection, expired ? 'it had been idle for long' : 'it had reached its lifetime')
     }
-    for (const lease of this.#leases) lease.inspect(now)
+    for (const lease of [...this.#leases]) {
+      lease.inspect(now)
+      // A scope may keep one for as long as it likes: whether that still works is asked before its next statement.
+      const stale = this.#isStale(lease.connection) ? lease.yieldIfIdle() : undefined
+      if (stale !== undefined) void this.#validate(stale)
+    }
   }
 
   #close(connection: Connection, reason: string): void {

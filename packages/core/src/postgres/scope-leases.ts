@@ -238,8 +238,8 @@ export class ScopeLeases implements LeaseHolder, Borrower {
   }
 
   refusal(): ReqscopeError | undefined {
-    if (this.scope.state === 'open') return this.scope.cancelReason
-    if (this.scope.state === 'ending' && this.scope.isCleaningUp(currentContext())) return undefined
+    if (this.scope.state === 'open') return this.scope.cancelReason ?? this.scope.lockRefusal
+    if (this.scope.state === 'ending' && this.scope.isCleaningUp(currentContext())) return this.scope.lockRefusal
     return this.endedError()
   }
 

@@ -229,6 +229,12 @@ export class Session implements TransactionHost {
     return true
   }
 
+  /** The outermost transaction around the code that runs now. */
+  get transactionAround(): Transaction | undefined {
+    const frame = this.#frame(undefined)
+    return isLevel(frame) && frame.transaction.state !== 'ended' ? frame.transaction : undefined
+  }
+
   /** Cancels what runs and refuses who waits. */
   cancel(reason: ReqscopeError): void {
     this.#leases.cancel(reason)

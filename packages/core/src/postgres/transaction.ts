@@ -1,5 +1,6 @@
 import { TransactionEndedError } from '../errors.ts'
 import type { AcquisitionSite } from '../scope/acquisition-site.ts'
+import type { TransactionBond } from '../scope/locker.ts'
 import type { TransactionOptions } from '../scope/resource.ts'
 import { cursorIsOpen, Lease } from './lease.ts'
 import { Level } from './level.ts'
@@ -12,6 +13,7 @@ export interface TransactionHost {
     readonly id: string
     readonly kind: string
     readonly name: string
+    /** @internal */
     readonly cancelReason: Error | undefined
     readonly state: 'open' | 'ending' | 'ended'
   }
@@ -50,6 +52,7 @@ export class Transaction {
   #failure: { readonly cause: unknown } | undefined
   #savepoints = 0
   #onChange: (() => void)[] = []
+  #bonds: TransactionBond[] | undefined
 
   constructor(
     host: TransactionHost,
@@ -89,6 +92,12 @@ export class Transaction {
   /** Hands the transaction's lease to `use` when it is the turn of `level`: for a cursor or a stream, which occupy it. */
   withLease<Result>(level: Level, use: (lease: Lease) => Result): Promise<Awaited<Result>> {
     return this.#inTurn(level, use)
+  }
+
+  /** Ties something to its end. */
+  tie(bond: TransactionBond): void {
+    this.#bonds ??= []
+    this.#bonds.push(bond)
   }
 
   /** Told what failed in it outside of `execute`: in a cursor, a stream. */
@@ -271,6 +280,10 @@ export class Transaction {
     if (this.#rollbackOnly !== undefined) return this.#endedError('rollback-only', this.#rollbackOnly.cause)
     if (this.#lease?.hold === 'cursor') return this.#endedError('aborted', cursorIsOpen('the transaction'))
     if (this.#lease?.connection.isGone) return this.#lease.failure(this.#failure?.cause ?? new Error('lost')) as Error
+    for (const bond of this.#bonds ?? []) {
+      const obstacle = bond.obstacle()
+      if (obstacle !== undefined) return obstacle
+    }
     return undefined
   }
 
@@ -335,6 +348,7 @@ export class Transaction {
       level.undone = how === 'rolled back'
     }
     this.#changed()
+    for (const bond of this.#bonds ?? []) bond.ended()
     return this.#host.transactionEnded(this, this.#lease)
   }
 

@@ -9,6 +9,7 @@ import type { Scope } from './scope.ts'
  * @throws ScopeLeakError while another open scope of the same runtime is current.
  * @throws ScopeEndedError after the scope's end, and while it is ending outside of its clean-ups.
  * @throws ScopeAbortedError or DeadlineExceededError once the scope was cancelled.
+ * @throws LockLostError inside a lock that was lost.
  */
 export function assertUsable(scope: Scope, resource: string, takenAt: AcquisitionSite | undefined): void {
   const context = currentContext()
@@ -19,9 +20,13 @@ export function assertUsable(scope: Scope, resource: string, takenAt: Acquisitio
   }
   if (scope.state === 'open') {
     if (scope.cancelReason !== undefined) throw scope.cancelReason
+    scope.assertLocksHeld(context)
     return
   }
-  if (scope.state === 'ending' && scope.isCleaningUp(context)) return
+  if (scope.state === 'ending' && scope.isCleaningUp(context)) {
+    scope.assertLocksHeld(context)
+    return
+  }
   throw new ScopeEndedError({ scope, resource, takenAt: takenAt?.toString() })
 }
 

@@ -1,5 +1,6 @@
 import type { Outcome } from './cleanup-stack.ts'
 import type { Ledger } from './ledger.ts'
+import type { TransactionBond } from './locker.ts'
 import type { Logger } from './logger.ts'
 import type { Scope } from './scope.ts'
 
@@ -84,6 +85,10 @@ export interface TransactionalResource {
   openTransaction(scope: Scope, options: TransactionOptions): ManualTransaction
   /** Registers `fn` with the transaction that is around, or returns false when there is none. */
   afterCommit(scope: Scope, fn: () => unknown): boolean
+  /** Ties something to the outermost transaction around; returns its identity, or undefined where there is none. */
+  tie?(scope: Scope, bond: TransactionBond): object | undefined
+  /** The outermost transaction around, as `tie` names it. */
+  transactionAround?(scope: Scope): object | undefined
 }
 
 export function isTransactional(resource: unknown): resource is TransactionalResource {

@@ -9,6 +9,7 @@ import { eventChannel } from '../events.ts'
 import { type Cleanup, CleanupStack, COMPLETED, type Outcome } from './cleanup-stack.ts'
 import type { ConsumeOptions, Consumer } from './consumer.ts'
 import { type Context, currentContext, findInContext, outsideEveryScope, runInContext, runWithin } from './current.ts'
+import type { AnyLock, Locker, LockFor, LockKeys, LockOptions, ManualRelease, ScopeLocks } from './locker.ts'
 import type { Logger } from './logger.ts'
 import type { ManualTransaction, Resource, TransactionalResource, TransactionOptions } from './resource.ts'
 
@@ -22,6 +23,7 @@ export interface ScopeOwner {
   readonly transactionals: readonly TransactionalResource[]
   /** The one of this name, or the only one. */
   transactional(name: string | undefined): TransactionalResource
+  readonly locker: Locker
   readonly consume: Consumer
   /** Told once, when the scope has ended. */
   forget(scope: Scope): void
@@ -73,7 +75,7 @@ export class Scope implements ScopeDescription {
   readonly deadline: number | undefined
 
   readonly #owner: ScopeOwner
-  readonly #onAbort: 'cancel' | 'finish'
+  #onAbort: 'cancel' | 'finish'
   readonly #openedAt: number
   #state: State = OPEN
   #handles: unknown[] | undefined
@@ -83,8 +85,12 @@ export class Scope implements ScopeDescription {
   #signalReason: ReqscopeError | undefined
   #cancelReason: ReqscopeError | undefined
   #deadlineTimer: NodeJS.Timeout | undefined
+  #timeoutMs = 0
+  /** The deadline by the clock that nobody sets. */
+  #dueAt = Number.POSITIVE_INFINITY
   #parentLogger: Logger | undefined
   #log: Logger | undefined
+  #locks: ScopeLocks | undefined
   // Its neighbours among the open scopes of its runtime. Private: whoever prints a scope must not see other requests.
   #older: Scope | undefined
   #newer: Scope | undefined
@@ -219,6 +225,55 @@ export class Scope implements ScopeDescription {
   }
 
   /**
+   * Runs `fn` while this scope holds the lock, across all processes that use the same store. The lease renews itself; once
+   * it was lost, statements of the scope inside `fn` reject with LockLostError, and so does the lock itself after `fn`.
+   * Taken inside a transaction, the lock is given back when that has ended. Inside `fn` the same key is had at once.
+   *
+   * @param keys one key, or several that are had all or not at all.
+   * @throws LockTimeoutError when it was not free within `waitMs`.
+   * @throws LockUnavailableError when the store can't be reached.
+   */
+  lock<Result>(keys: LockKeys, fn: (lock: LockFor<object>) => Result | Promise<Result>): Promise<Result>
+  lock<Result, const Options extends LockOptions>(
+    keys: LockKeys,
+    options: Options,
+    fn: (lock: LockFor<Options>) => Result | Promise<Result>,
+  ): Promise<Result>
+  async lock<Result>(
+    keys: LockKeys,
+    ...rest: [(lock: never) => Result | Promise<Result>] | [LockOptions, (lock: never) => Result | Promise<Result>]
+  ): Promise<Result> {
+    const [options, fn] = rest.length === 1 ? [{}, rest[0]] : rest
+    return this.#owner.locker.lock(this, keys, options, fn as (lock: AnyLock) => Result | Promise<Result>)
+  }
+
+  /**
+   * Takes the lock if it is free, for as long as the caller or the scope pleases; undefined if somebody else holds it.
+   * All statements of the scope count as inside of it. It is released by hand, or by `await using`.
+   */
+  async tryLock<const Options extends LockOptions>(
+    keys: LockKeys,
+    options?: Options,
+  ): Promise<(LockFor<Options> & ManualRelease) | undefined> {
+    return (await this.#owner.locker.tryAcquire(this, keys, options ?? {})) as
+      | (LockFor<Options> & ManualRelease)
+      | undefined
+  }
+
+  /**
+   * Takes the lock, waiting as `lock` does, to be released by hand: `await using lock = await scope.acquireLock(key)`.
+   * All statements of the scope count as inside of it. Other calls for the same key wait, unless they pass `reentrant: true`.
+   *
+   * @throws LockTimeoutError and LockUnavailableError as `lock` does.
+   */
+  async acquireLock<const Options extends LockOptions>(
+    keys: LockKeys,
+    options?: Options,
+  ): Promise<LockFor<Options> & ManualRelease> {
+    return (await this.#owner.locker.acquire(this, keys, options ?? {})) as LockFor<Options> & ManualRelease
+  }
+
+  /**
    * Consumes from a rate limit, of whoever `key` stands for; resolves to what is left of it, for a shadow to nothing.
    *
    * @throws RateLimitExceededError when there is not enough left; nothing is consumed then.
@@ -249,20 +304,55 @@ export class Scope implements ScopeDescription {
     return { id: this.id, kind: this.kind, name: this.name }
   }
 
-  // Without the mark that strips it from the declarations: those of postgres/session need it, in TransactionHost.
-  /** Why its handles reject; undefined while they work. */
+  /** @internal Why its handles reject; undefined while they work. */
   get cancelReason(): ReqscopeError | undefined {
+    if (this.#dueAt !== Number.POSITIVE_INFINITY) this.#noteDeadline()
     return this.#cancelReason
   }
 
-  /** @internal Open and not cancelled: the one check of the fast path. */
+  /** @internal Open, not cancelled, and under no lock: the one check of the fast path. */
   get acceptsUse(): boolean {
-    return this.#state === OPEN && this.#cancelReason === undefined
+    if (this.#dueAt !== Number.POSITIVE_INFINITY) this.#noteDeadline()
+    return this.#state === OPEN && this.#cancelReason === undefined && this.#locks === undefined
+  }
+
+  /** @internal */
+  assertLocksHeld(context: Context | undefined): void {
+    const refusal = this.#locks?.refusal(context)
+    if (refusal !== undefined) throw refusal
+  }
+
+  // Without the mark that strips it from the declarations, as with `cancelReason`.
+  /** What statements of the code that runs now are refused with: a lock it stands under was lost. */
+  get lockRefusal(): ReqscopeError | undefined {
+    return this.#locks?.refusal(currentContext())
+  }
+
+  /** @internal */
+  get locks(): ScopeLocks | undefined {
+    return this.#locks
+  }
+
+  /** @internal Set while the scope holds a lock or waits for one. */
+  set locks(locks: ScopeLocks | undefined) {
+    this.#locks = locks
+    // What is held at the end takes time to give back, and only clean-ups are given any.
+    if (locks !== undefined && this.#state === OPEN) this.#cleanups ??= new CleanupStack()
+  }
+
+  /** @internal All transactions that are around the code that runs now, one of each resource at most. */
+  get transactionals(): readonly TransactionalResource[] {
+    return this.#owner.transactionals
   }
 
   /** @internal */
   isSiblingOf(other: Scope): boolean {
     return this.#owner === other.#owner
+  }
+
+  /** @internal */
+  belongsTo(owner: ScopeOwner): boolean {
+    return this.#owner === owner
   }
 
   /** @internal */
@@ -301,6 +391,22 @@ export class Scope implements ScopeDescription {
     return this.#owner.transactional(options.resource).openTransaction(this, options)
   }
 
+  /** @internal For adapters whose framework finds the route after the scope was opened. */
+  rename(name: string): void {
+    ;(this as { name: string }).name = name
+  }
+
+  /** @internal The same for what a route says of its scopes: counted from the scope's opening, and instead of what it was opened with. */
+  restrict({ timeoutMs, onAbort }: Pick<ScopeInit, 'timeoutMs' | 'onAbort'>): void {
+    if (onAbort !== undefined) this.#onAbort = onAbort
+    if (timeoutMs === undefined || this.#state.tag !== 'open') return
+    clearTimeout(this.#deadlineTimer)
+    ;(this as { deadline: number | undefined }).deadline = this.#startDeadline(
+      timeoutMs,
+      performance.now() - this.#openedAt,
+    )
+  }
+
   /** @internal The client went away. */
   clientGone(): void {
     const reason = new ScopeAbortedError({ scope: this.describe(), reason: 'client' })
@@ -318,6 +424,7 @@ export class Scope implements ScopeDescription {
     if (this.#state.tag !== 'open' || this.#cancelReason !== undefined) return
     this.#cancelReason = reason
     this.#fire(reason)
+    this.#locks?.cancelled(reason)
     this.#handles?.forEach((handle, slot) => {
       this.#owner.slots[slot]?.resource.cancel?.(handle, this, reason)
     })
@@ -354,6 +461,7 @@ export class Scope implements ScopeDescription {
       cleanups.run(outcome, () => this.#nextRelease(released)),
     )
     failures.push(...((await this.#releaseHandles(outcome)) ?? []))
+    await this.#locks?.end() // after the transactions: what they wrote is visible to the next holder, or undone
     return this.#finished(outcome, failures)
   }
 
@@ -430,10 +538,21 @@ export class Scope implements ScopeDescription {
     if (controller !== undefined) runInContext(this, () => controller.abort(reason))
   }
 
-  #startDeadline(timeoutMs: number): number {
-    this.#deadlineTimer = outsideEveryScope(() =>
-      setTimeout(() => this.cancel(new DeadlineExceededError({ scope: this.describe(), timeoutMs })), timeoutMs),
-    )
-    return Date.now() + timeoutMs
+  #startDeadline(timeoutMs: number, passedMs = 0): number {
+    const leftMs = Math.max(0, timeoutMs - passedMs)
+    this.#timeoutMs = timeoutMs
+    this.#dueAt = this.#openedAt + timeoutMs
+    this.#deadlineTimer = outsideEveryScope(() => setTimeout(() => this.#passDeadline(), leftMs))
+    return Date.now() + leftMs
+  }
+
+  /** Code that keeps the loop busy past the deadline goes on before the timer does: it is stopped by its next statement. */
+  #noteDeadline(): void {
+    if (performance.now() >= this.#dueAt) this.#passDeadline()
+  }
+
+  #passDeadline(): void {
+    this.#dueAt = Number.POSITIVE_INFINITY
+    this.cancel(new DeadlineExceededError({ scope: this.describe(), timeoutMs: this.#timeoutMs }))
   }
 }

@@ -88,6 +88,26 @@ describe('connections', () => {
     for (const backend of served) expect(backends).not.toContain(backend)
   })
 
+  it('that a scope keeps without use are asked as well, so its next statement does not go to one that is dead', async () => {
+    const [old, fresh] = [await proxyTo(database), await proxyTo(database)]
+    const url = new URL(database.url)
+    const app = appOn(database.url.replace(url.host, `127.0.0.1:${old.port},127.0.0.1:${fresh.port}`), {
+      validateAfterIdleMs: 80,
+      connectTimeoutMs: 5_000,
+    })
+    const closed = heard('reqscope:connection:closed')
+    await app.run({ name: 'awaits a slow API' }, async (scope) => {
+      const backend = await backendOf(scope)
+      old.refuse()
+      old.blackHole()
+      await vi.waitFor(
+        () => expect(closed).toMatchObject([{ backend, reason: 'it no longer answered after being idle' }]),
+        { timeout: 5_000 },
+      )
+      expect(await backendOf(scope)).not.toBe(backend)
+    })
+  })
+
   it('that do not answer a ping let nobody wait longer than acquireTimeoutMs', async () => {
     const proxy = await proxyTo(database)
     const app = appOn(proxy.url(database.url), {

@@ -1,11 +1,10 @@
 import type { Http2Session } from 'node:http2'
 import type { Socket } from 'node:net'
-import type { FastifyInstance } from 'fastify'
 
 const CHECK_EVERY_MS = 100
 
 /** What is needed of the server; HTTP/1 servers have connections, HTTP/2 servers have sessions. */
-interface ClosableServer {
+export interface ClosableServer {
   on(event: 'connection', listener: (socket: Socket) => void): unknown
   on(event: 'session', listener: (session: Http2Session) => void): unknown
   closeIdleConnections?(): void
@@ -19,8 +18,8 @@ export class ConnectionCloser {
   readonly #sessions = new Set<Http2Session>()
   #closing: NodeJS.Timeout[] = []
 
-  constructor(app: FastifyInstance) {
-    this.#server = app.server as unknown as ClosableServer
+  constructor(server: ClosableServer) {
+    this.#server = server
     this.#server.on('connection', (socket) => {
       this.#sockets.add(socket)
       socket.once('close', () => this.#sockets.delete(socket))

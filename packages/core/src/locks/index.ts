@@ -1,0 +1,11 @@
+export type {
+  AnyLock,
+  Lock,
+  LockFor,
+  LockKeys,
+  LockOptions,
+  ManualRelease,
+  SharedLock,
+} from '../scope/locker.ts'
+export type { Moment } from './clock.ts'
+export type { LockGrant, LockRefusal, LockRequest, LockStore } from './store.ts'

@@ -1,0 +1,225 @@
+import { type Command, Redis } from 'ioredis'
+import type { ConnectionLostError } from '../errors.ts'
+import { publish } from '../events.ts'
+import { outsideEveryScope } from '../scope/current.ts'
+import { connectionEffectOf } from './connection-commands.ts'
+import { connectionFailure } from './connection-failure.ts'
+import type { ClientOptions } from './options.ts'
+
+/** Settings with which a connection never becomes another one behind its holder's back. */
+const NEVER_ANOTHER_ONE = {
+  lazyConnect: true,
+  retryStrategy: () => null,
+  reconnectOnError: null,
+  maxRetriesPerRequest: 0,
+  autoResubscribe: false,
+  autoResendUnfulfilledCommands: false,
+  enableOfflineQueue: false,
+  enableAutoPipelining: false,
+  commandTimeout: undefined,
+  blockingTimeout: undefined,
+  socketTimeout: undefined,
+  monitor: false,
+  readOnly: false,
+  scripts: undefined,
+} as const satisfies ClientOptions
+
+type WriteStream = Parameters<Redis['sendCommand']>[1]
+
+/**
+ * A connection that one holder at a time has to itself. It keeps account of what is sent on it, so that it is known what
+ * it takes to make it as it was; once it is closed it stays closed.
+ */
+export class ExclusiveClient extends Redis {
+  /** The server's number for it, as in CLIENT LIST. */
+  backend: number | undefined
+  idleSince = 0
+  /** The name of the last command, for reports. */
+  lastCommand: string | undefined
+  /** Told when it is gone, once. */
+  onGone: (() => void) | undefined
+  readonly #resource: string
+  #home: number
+  #watching = false
+  #inMulti = false
+  #database: number
+  /** Why it can't be made as it was. */
+  #spoiltBy: string | undefined
+  #gone: { readonly reason: string } | undefined
+  #lastError: unknown
+
+  /**
+   * Opens one.
+   *
+   * @throws ConnectionLostError when that fails or takes too long.
+   */
+  static async open(resource: string, options: ClientOptions, timeoutMs: number): Promise<ExclusiveClient> {
+    const begun = performance.now()
+    const client = new ExclusiveClient(resource, options)
+    const timer = outsideEveryScope(() => setTimeout(() => client.drop('connect ETIMEDOUT'), timeoutMs))
+    try {
+      await client.connect()
+      client.backend = (await client.client('ID')) as number
+    } catch (error) {
+      client.drop('it could not be opened')
+      const cause = client.#gone?.reason === 'connect ETIMEDOUT' ? new Error('connect ETIMEDOUT') : client.#lastError
+      throw connectionFailure(resource, client.place, cause ?? error)
+    } finally {
+      clearTimeout(timer)
+    }
+    const tookMs = performance.now() - begun
+    publish('reqscope:connection:opened', () => ({ resource, backend: client.backend, tookMs }))
+    return client
+  }
+
+  private constructor(resource: string, options: ClientOptions) {
+    super({ ...options, ...NEVER_ANOTHER_ONE })
+    this.#resource = resource
+    this.#home = this.#database = this.options.db ?? 0
+    this.on('error', (error) => {
+      this.#lastError = error
+    })
+    this.on('close', () => this.#leave('the connection was lost'))
+    this.on('end', () => this.#leave('the connection was lost'))
+  }
+
+  get place(): string {
+    return placeOf(this.options)
+  }
+
+  get isGone(): boolean {
+    return this.#gone !== undefined
+  }
+
+  get isWatching(): boolean {
+    return this.#watching
+  }
+
+  /** Commands that are not answered yet. */
+  get inFlight(): number {
+    return this.commandQueue.length
+  }
+
+  /** Nothing of what its holder did is left on it. */
+  get isClean(): boolean {
+    return this.canBeRestored && !this.#watching && this.#database === this.#home
+  }
+
+  /** What is left on it can be undone. */
+  get canBeRestored(): boolean {
+    return this.#gone === undefined && this.#spoiltBy === undefined && !this.#inMulti && this.inFlight === 0
+  }
+
+  /** Why it can't be handed on. */
+  get spoiltBy(): string {
+    if (this.#gone !== undefined) return this.#gone.reason
+    if (this.#spoiltBy !== undefined) return this.#spoiltBy
+    if (this.#inMulti) return 'a MULTI was left open on it'
+    if (this.inFlight > 0) return 'something was still running on it'
+    return 'its state could not be restored'
+  }
+
+  override sendCommand(command: Command, stream?: WriteStream): unknown {
+    if (this.status === 'ready') this.#note(command)
+    return super.sendCommand(command, stream)
+  }
+
+  #note(command: Command): void {
+    const name = command.name.toLowerCase()
+    this.lastCommand = name
+    const effect = connectionEffectOf(name, command.args)
+    switch (effect) {
+      case undefined:
+      case 'blocking':
+        return
+      case 'transaction':
+        this.#noteTransaction(name, command)
+        return
+      case 'select':
+        this.#noteSelect(command)
+        return
+      default:
+        this.#spoil(`${name.toUpperCase()} changed it`)
+    }
+  }
+
+  #noteTransaction(name: string, command: Command): void {
+    // A refusal says that the server is not where we think it is. Not one of a transaction that was spoilt by its
+    // commands: that one is over.
+    command.promise.catch((error: unknown) => {
+      if (!String((error as Error).message).startsWith('EXECABORT')) this.#spoil(`${name.toUpperCase()} failed on it`)
+    })
+    if (name === 'watch') this.#watching = true
+    else if (name === 'multi') this.#inMulti = true
+    else if (name === 'unwatch') this.#watching &&= this.#inMulti
+    // Outside of a MULTI, EXEC and DISCARD are errors, and what is watched stays watched.
+    else if (this.#inMulti) this.#inMulti = this.#watching = false
+  }
+
+  #noteSelect(command: Command): void {
+    this.#database = Number(command.args[0])
+    command.promise.catch(() => this.#spoil('SELECT failed on it'))
+  }
+
+  #spoil(reason: string): void {
+    this.#spoiltBy ??= reason
+  }
+
+  /** Un-watches, and selects the database it had; says whether it is as it was. */
+  async makeClean(timeoutMs: number): Promise<boolean> {
+    if (!this.canBeRestored) return false
+    const undo: Promise<unknown>[] = []
+    if (this.#watching) undo.push(this.unwatch())
+    if (this.#database !== this.#home) undo.push(this.select(this.#home))
+    if (undo.length === 0) return true
+    return (await this.#inTime(Promise.all(undo), timeoutMs)) && this.isClean
+  }
+
+  /** Whether it still works. */
+  answers(timeoutMs: number): Promise<boolean> {
+    return this.#gone === undefined ? this.#inTime(this.ping(), timeoutMs) : Promise.resolve(false)
+  }
+
+  async #inTime(work: Promise<unknown>, timeoutMs: number): Promise<boolean> {
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<boolean>((resolve) => {
+      timer = outsideEveryScope(() => setTimeout(resolve, timeoutMs, false))
+    })
+    const done = await Promise.race([
+      work.then(
+        () => true,
+        () => false,
+      ),
+      late,
+    ])
+    clearTimeout(timer)
+    return done
+  }
+
+  /** Ends it at once, whatever it does; what it was asked rejects. */
+  drop(reason: string): void {
+    const { stream } = this
+    this.#leave(reason)
+    this.disconnect()
+    // Not in good order: a server that is stuck would keep it waiting, and a blocked command its client.
+    stream?.destroy()
+  }
+
+  #leave(reason: string): void {
+    if (this.#gone !== undefined) return
+    this.#gone = { reason }
+    if (this.backend === undefined) return
+    publish('reqscope:connection:closed', () => ({ resource: this.#resource, backend: this.backend, reason }))
+    this.onGone?.()
+  }
+
+  lostError(error: unknown, outcome?: 'unknown'): ConnectionLostError {
+    return connectionFailure(this.#resource, this.place, this.#lastError ?? error, outcome)
+  }
+}
+
+/** Where a client connects to, as far as it may be shown to anybody. */
+export function placeOf(options: ClientOptions): string {
+  if (options.sentinels) return `the master '${options.name}' of its sentinels`
+  return options.path ?? `${options.host ?? 'localhost'}:${options.port ?? 6379}`
+}

@@ -1,0 +1,79 @@
+import type { Command, Redis } from 'ioredis'
+import { SharedConnectionError } from '../errors.ts'
+import { connectionEffectOf, insteadOf } from './connection-commands.ts'
+
+/** The members of ioredis' pipeline that are used here. */
+export interface Pipeline {
+  readonly length: number
+  sendCommand(command: Command): unknown
+  addBatch(commands: readonly unknown[][]): unknown
+  exec(callback?: unknown): Promise<unknown>
+  execBuffer?(callback?: unknown): Promise<unknown>
+}
+
+type Callback = (error: unknown, result?: unknown) => void
+
+/** What a pipeline of ours asks its owner. */
+export interface PipelineOwner {
+  readonly resource: string
+  /** Runs it where it belongs; rejects where it may not be run. */
+  execute(run: () => Promise<unknown>): Promise<unknown>
+  /** @throws where its keys may not be used together. */
+  check?(command: Command): void
+}
+
+/** Makes a pipeline, or a MULTI that is sent as one, that refuses what its connection must not be told. */
+export function scopedPipeline(
+  client: Pick<Redis, 'pipeline' | 'multi'>,
+  kind: 'pipeline' | 'multi',
+  owner: PipelineOwner,
+  commands: readonly unknown[][] | undefined,
+  allows: (command: Command) => boolean,
+): Pipeline {
+  const pipeline = client[kind]() as unknown as Pipeline
+  const { sendCommand, exec } = pipeline
+  let state: 'open' | 'sending' | 'sent' = 'open'
+
+  pipeline.sendCommand = function refuseOrQueue(command) {
+    if (state === 'open' && !allows(command)) refuse(owner.resource, command)
+    if (state === 'open') owner.check?.(command)
+    return sendCommand.call(pipeline, command)
+  }
+  pipeline.exec = function execute(callback?: unknown) {
+    // A cluster runs it again by itself when slots have moved.
+    if (state !== 'open') return exec.call(pipeline)
+    const running = owner.execute(() => {
+      state = 'sending' // its own EXEC comes now
+      return exec.call(pipeline)
+    })
+    return withCallback(running, callback)
+  }
+  pipeline.execBuffer = pipeline.exec
+  if (commands !== undefined) pipeline.addBatch(commands)
+  return pipeline
+}
+
+/** On a shared connection: nothing that changes it. */
+export function allowsShared(command: Command): boolean {
+  return connectionEffectOf(command.name.toLowerCase(), command.args) === undefined
+}
+
+/** @throws SharedConnectionError */
+export function refuse(resource: string, command: Pick<Command, 'name' | 'args'>): never {
+  const name = command.name.toLowerCase()
+  const effect = connectionEffectOf(name, command.args) ?? 'session'
+  throw new SharedConnectionError({ resource, operation: name.toUpperCase(), instead: insteadOf(effect) })
+}
+
+/** Calls a callback in its caller's context, as ioredis would in nobody's. */
+export function withCallback<Result>(work: Promise<Result>, callback: unknown): Promise<Result> {
+  if (typeof callback === 'function') {
+    const tell = callback as Callback
+    // A turn later: what it throws is the process's to hear of, and no rejection.
+    work.then(
+      (result) => process.nextTick(tell, null, result),
+      (error: unknown) => process.nextTick(tell, error),
+    )
+  }
+  return work
+}

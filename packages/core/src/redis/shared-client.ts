@@ -1,0 +1,261 @@
+import { Cluster, Redis } from 'ioredis'
+
+import { outsideEveryScope } from '../scope/current.ts'
+import type { Logger } from '../scope/logger.ts'
+import { connectionFailure, isConnectionFailure } from './connection-failure.ts'
+import { placeOf } from './exclusive-client.ts'
+import type { RedisConfig } from './options.ts'
+import { PendingReply, ReplyTimeouts } from './reply-timeouts.ts'
+import type { Script, ScriptClient } from './script.ts'
+
+type Client = Redis | Cluster
+type Methods = Readonly<Record<string, (...args: unknown[]) => unknown>>
+
+// Frameworks give up on a plugin that is not ready after ten seconds, and then can't say why it was not.
+const START_TIMEOUT_MS = 8_000
+const MAX_RECONNECT_DELAY_MS = 1_000
+
+/**
+ * The one connection that all scopes share, or in a cluster one to each master. What is sent while it is not there waits
+ * for it to come back, at most `commandTimeoutMs`, and is then not sent at all: nothing happens after its caller was told
+ * that it failed. What was under way when it was lost rejects, and is never sent again.
+ */
+export class SharedClient {
+  client: Client
+  readonly isCluster: boolean
+  readonly timeouts: ReplyTimeouts
+  readonly #resource: string
+  readonly #config: RedisConfig
+  readonly #logger: () => Logger
+  readonly #owned: boolean
+  readonly #corks: boolean
+  #corked: { uncork(): void } | undefined
+  #lastError: unknown
+  #reported = false
+  #becomingReady: Promise<void> | undefined
+
+  constructor(resource: string, config: RedisConfig, logger: () => Logger) {
+    this.#resource = resource
+    this.#config = config
+    this.#logger = logger
+    this.timeouts = new ReplyTimeouts(config.commandTimeoutMs)
+    this.#owned = config.source.tag !== 'client'
+    this.client = this.#fresh()
+    this.isCluster = this.client.isCluster
+    this.#corks = config.autoPipelining && !this.isCluster
+  }
+
+  get isReady(): boolean {
+    return this.client.status === 'ready'
+  }
+
+  get lastError(): unknown {
+    return this.#lastError
+  }
+
+  get place(): string {
+    if (this.client instanceof Redis || !this.isCluster) return placeOf((this.client as Redis).options)
+    const nodes = this.client.nodes('master').map(({ options }) => placeOf(options))
+    return nodes.length === 0 ? 'a cluster' : `the cluster of ${nodes.join(', ')}`
+  }
+
+  #fresh(): Client {
+    const client = outsideEveryScope(() => clientOf(this.#config))
+    for (const [name, definition] of Object.entries(this.#config.scripts)) {
+      client.defineCommand(name, definition as { lua: string })
+    }
+    return client
+  }
+
+  /** Connects, so that what is wrong with the server or the options is known at once. */
+  async start(): Promise<void> {
+    // One that was closed while it tried to connect again never does.
+    if (this.#owned && this.client.status !== 'wait') this.client = this.#fresh()
+    const { client } = this
+    client.on('error', this.#noteError)
+    client.on('ready', this.#noteReady)
+    if (this.#owned) client.on('close', this.#flushOnClose)
+    const timeoutMs = Math.min(this.#config.connectTimeoutMs, START_TIMEOUT_MS)
+    try {
+      await this.#inTime(this.#whenReady(), timeoutMs)
+      // ioredis goes on with database 0 when it can't select the one that was asked for.
+      if (/DB index/i.test(String(this.#lastError))) throw this.#lastError
+      if (!this.isCluster) await this.#inTime((client as Redis).ping(), timeoutMs)
+    } catch (error) {
+      this.stop()
+      throw this.failure(error)
+    }
+  }
+
+  stop(): void {
+    const { client } = this
+    client.off('error', this.#noteError)
+    client.off('ready', this.#noteReady)
+    client.off('close', this.#flushOnClose)
+    if (!this.#owned) return
+    client.on('error', () => {}) // a late one has nobody to tell
+    if (client.status !== 'end') client.disconnect()
+  }
+
+  /** Waits for what was sent to be answered. */
+  async drain(timeoutMs: number): Promise<void> {
+    if (!this.#owned || !this.isReady || this.isCluster) return
+    await this.#inTime((this.client as Redis).ping(), timeoutMs).catch(() => {})
+  }
+
+  /** Sends a command by the name of its method. */
+  send(method: string, args: readonly unknown[]): Promise<unknown> {
+    return this.sending((client) => (client as unknown as Methods)[method]?.(...args) as Promise<unknown>)
+  }
+
+  /** Sends what `send` sends, once the connection is there, and bounds how long that takes altogether. */
+  sending<Result>(send: (client: Client) => PromiseLike<Result>): Promise<Result> {
+    return new Promise<Result>((resolve, reject) => {
+      const pending = new PendingReply(() => reject(this.failure(new Error('Command timed out'))))
+      this.timeouts.add(pending)
+      const succeed = (result: Result) => {
+        if (pending.settled) return
+        this.timeouts.remove(pending)
+        resolve(result)
+      }
+      const fail = (error: unknown) => {
+        if (pending.settled) return
+        this.timeouts.remove(pending)
+        reject(this.failure(error))
+      }
+      const go = () => {
+        if (pending.settled) return
+        try {
+          this.#cork()
+          send(this.client).then(succeed, fail)
+        } catch (error) {
+          fail(error)
+        }
+      }
+      if (this.client.status === 'ready') go()
+      else this.#whenReady().then(go, fail)
+    })
+  }
+
+  /** Runs a script of ours. */
+  run(
+    script: Script,
+    keys: readonly string[],
+    args: readonly (string | number)[],
+    timeoutMs?: number,
+  ): Promise<unknown> {
+    const running = this.sending((client) => script.run(client as unknown as ScriptClient, keys, args))
+    if (timeoutMs === undefined || timeoutMs >= this.#config.commandTimeoutMs) return running
+    running.catch(() => {})
+    return this.#inTime(running, timeoutMs).catch((error: unknown) => {
+      throw this.failure(error)
+    })
+  }
+
+  /** What a failed command is reported as: what Redis itself said comes as it is. */
+  failure(error: unknown, outcome?: 'unknown'): unknown {
+    if (!isConnectionFailure(error)) return error
+    return connectionFailure(this.#resource, this.place, error, outcome)
+  }
+
+  /** All that is sent in this turn of the event loop goes out in one write. */
+  #cork(): void {
+    if (!this.#corks || this.#corked !== undefined) return
+    const { stream } = this.client as Redis
+    stream.cork()
+    this.#corked = stream
+    setImmediate(this.#uncork)
+  }
+
+  readonly #uncork = (): void => {
+    this.#corked?.uncork()
+    this.#corked = undefined
+  }
+
+  /** Resolves when the connection is there; rejects when the attempt that is under way, or the next one, fails. */
+  #whenReady(): Promise<void> {
+    this.#becomingReady ??= outsideEveryScope(() => this.#becomeReady()).finally(() => {
+      this.#becomingReady = undefined
+    })
+    return this.#becomingReady
+  }
+
+  #becomeReady(): Promise<void> {
+    const { client } = this
+    if (client.status === 'ready') return Promise.resolve()
+    return new Promise((resolve, reject) => {
+      const settle = (error?: unknown) => {
+        client.off('ready', succeed)
+        client.off('close', fail)
+        client.off('end', fail)
+        if (error === undefined) resolve()
+        else reject(error)
+      }
+      const succeed = () => settle()
+      const fail = () => settle(this.#lastError ?? new Error('Connection is closed.'))
+      client.on('ready', succeed)
+      client.on('close', fail)
+      client.on('end', fail)
+      if (client.status === 'wait' || (client.status === 'end' && this.#owned)) client.connect().catch(settle)
+      else if (client.status === 'end') fail()
+    })
+  }
+
+  // Of a connection that is made anew: ioredis would send again what was under way, and have it done twice.
+  readonly #flushOnClose = (): void => {
+    const flushing = this.client as unknown as { flushQueue(error: Error, options?: object): void }
+    if (!this.isCluster) flushing.flushQueue(new Error('Connection is closed.'), { offlineQueue: false })
+  }
+
+  readonly #noteError = (error: unknown): void => {
+    this.#lastError = error
+    if (this.#reported) return
+    this.#reported = true
+    this.#logger().warn({ err: connectionFailure(this.#resource, this.place, error) }, 'the connection to Redis failed')
+  }
+
+  readonly #noteReady = (): void => {
+    this.#lastError = undefined
+    if (!this.#reported) return
+    this.#reported = false
+    this.#logger().info({ resource: this.#resource }, 'the connection to Redis is back')
+  }
+
+  async #inTime<Result>(work: Promise<Result>, timeoutMs: number): Promise<Result> {
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<never>((_, reject) => {
+      timer = outsideEveryScope(() => setTimeout(() => reject(new Error('Command timed out')), timeoutMs))
+    })
+    try {
+      return await Promise.race([work, late])
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+}
+
+function clientOf(config: RedisConfig): Client {
+  const { source } = config
+  if (source.tag === 'client') return source.client
+  const own = {
+    lazyConnect: true,
+    enableOfflineQueue: true,
+    autoResendUnfulfilledCommands: false,
+    maxRetriesPerRequest: null,
+    retryStrategy: reconnectDelayMs,
+  }
+  if (source.tag === 'url') return new Redis(source.url, { ...source.connection, ...own })
+  if (source.tag === 'sentinels') return new Redis({ ...source.connection, ...own })
+  return new Cluster(source.nodes, {
+    ...source.options,
+    lazyConnect: true,
+    clusterRetryStrategy: reconnectDelayMs,
+    // A node that is lost must not have done twice what it was asked.
+    retryDelayOnFailover: 0,
+    redisOptions: { ...source.connection },
+  })
+}
+
+function reconnectDelayMs(attempt: number): number {
+  return Math.min(2 ** (attempt - 1) * 25, MAX_RECONNECT_DELAY_MS) * (0.5 + Math.random() / 2)
+}

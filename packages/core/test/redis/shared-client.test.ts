@@ -1,0 +1,125 @@
+import { describe, expect, it } from 'vitest'
+import { ScopeEndedError, ScopeLeakError, SharedConnectionError } from '../../src/index.ts'
+import { failureOf, Gate, key, redisApp } from './fixture.ts'
+
+// biome-ignore lint/suspicious/noExplicitAny: what the types do not have
+type Untyped = any
+
+describe('the shared client', () => {
+  it('runs commands of ioredis on one connection', async () => {
+    const app = await redisApp()
+    const k = key()
+    await app.run({ name: 'writes' }, async ({ redis }) => {
+      expect(await redis.set(k, '1')).toBe('OK')
+      expect(await redis.incrby(k, 41)).toBe(42)
+      expect(await redis.getBuffer(k)).toEqual(Buffer.from('42'))
+      expect(await redis.call('GET', k)).toBe('42')
+      expect(await redis.call('MGET', [k, 'nothing'])).toEqual(['42', null])
+      expect(await redis.mget([k])).toEqual(['42'])
+      await redis.hset(`${k}h`, { a: 1, b: 2 })
+      expect(await redis.hgetall(`${k}h`)).toEqual({ a: '1', b: '2' })
+      await expect(redis.lpush(k, 'x')).rejects.toThrow(/WRONGTYPE/)
+    })
+  })
+
+  it('runs pipelines, and MULTI as one unit', async () => {
+    const app = await redisApp()
+    const k = key()
+    await app.run({ name: 'pipelines' }, async ({ redis }) => {
+      const replies = await redis.pipeline().set(k, 1).incr(k).lpush(k, 'x').exec()
+      expect(replies?.map(([error, reply]) => (error ? 'error' : reply))).toEqual(['OK', 2, 'error'])
+      expect(await redis.multi().incr(k).get(k).exec()).toEqual([
+        [null, 3],
+        [null, '3'],
+      ])
+      expect(
+        await redis
+          .pipeline([
+            ['get', k],
+            ['incr', k],
+          ])
+          .exec(),
+      ).toEqual([
+        [null, '3'],
+        [null, 4],
+      ])
+    })
+  })
+
+  const refused: [string, (redis: Untyped) => unknown][] = [
+    ['WATCH', (redis: Untyped) => redis.watch('k')],
+    ['UNWATCH', (redis: Untyped) => redis.unwatch()],
+    ['MULTI', (redis: Untyped) => redis.multi({ pipeline: false })],
+    ['EXEC', (redis: Untyped) => redis.exec()],
+    ['DISCARD', (redis: Untyped) => redis.discard()],
+    ['SUBSCRIBE', (redis: Untyped) => redis.subscribe('c')],
+    ['PSUBSCRIBE', (redis: Untyped) => redis.psubscribe('c')],
+    ['SSUBSCRIBE', (redis: Untyped) => redis.ssubscribe('c')],
+    ['UNSUBSCRIBE', (redis: Untyped) => redis.unsubscribe('c')],
+    ['BLPOP', (redis: Untyped) => redis.blpop('k', 1)],
+    ['BLPOP', (redis: Untyped) => redis.blpopBuffer('k', 1)],
+    ['XREAD', (redis: Untyped) => redis.xread('COUNT', 1, 'BLOCK', 0, 'STREAMS', 'k', '$')],
+    ['XREADGROUP', (redis: Untyped) => redis.xreadgroup('GROUP', 'g', 'c', 'BLOCK', 0, 'STREAMS', 'k', '>')],
+    ['WAIT', (redis: Untyped) => redis.wait(1, 0)],
+    ['SELECT', (redis: Untyped) => redis.select(1)],
+    ['AUTH', (redis: Untyped) => redis.auth('secret')],
+    ['HELLO', (redis: Untyped) => redis.hello(2)],
+    ['RESET', (redis: Untyped) => redis.reset()],
+    ['CLIENT', (redis: Untyped) => redis.client('REPLY', 'OFF')],
+    ['CLIENT', (redis: Untyped) => redis.client('tracking', 'ON')],
+    ['MONITOR', (redis: Untyped) => redis.monitor()],
+    ['QUIT', (redis: Untyped) => redis.quit()],
+    ['DUPLICATE', (redis: Untyped) => redis.duplicate()],
+    ['DISCONNECT', (redis: Untyped) => redis.disconnect()],
+    ['ON', (redis: Untyped) => redis.on('message', () => {})],
+    ['WATCH', (redis: Untyped) => redis.call('watch', 'k')],
+    ['WATCH', (redis: Untyped) => redis.call('WATCH', ['k'])],
+    ['CLIENT', (redis: Untyped) => redis.call('client', 'reply', 'skip')],
+    ['WATCH', (redis: Untyped) => redis.pipeline([['watch', 'k']])],
+    ['WATCH', (redis: Untyped) => redis.pipeline().get('k').watch('k')],
+    ['MULTI', (redis: Untyped) => redis.pipeline().multi()],
+    ['MULTI', (redis: Untyped) => redis.pipeline().call('MULTI')],
+    ['BLPOP', (redis: Untyped) => redis.multi([['blpop', 'k', 0]])],
+    ['SELECT', (redis: Untyped) => redis.multi().select(3)],
+    ['EXEC', (redis: Untyped) => redis.multi().call('exec')],
+  ]
+  it.each(refused)('refuses %s with the method to use instead (%#)', async (operation, use) => {
+    const app = await redisApp()
+    await app.run({ name: 'refused' }, async ({ redis }) => {
+      const error = await failureOf((async () => use(redis))())
+      expect(error).toBeInstanceOf(SharedConnectionError)
+      expect((error as SharedConnectionError).operation).toBe(operation)
+      expect((error as Error).message).toMatch(/exclusive|optimistic|options|resource|runtime closes/)
+      // and the connection is as it was
+      expect(await redis.client('INFO')).toMatch(/ flags=N db=0 sub=0 psub=0 .*multi=-1 /)
+    })
+  })
+
+  it('refuses a handle after its scope has ended, and inside another scope', async () => {
+    const app = await redisApp()
+    const first = await app.run({ name: 'first' }, (scope) => scope.redis)
+    expect(await failureOf(first.get('k'))).toBeInstanceOf(ScopeEndedError)
+    const gate = new Gate()
+    const held = new Gate<typeof first>()
+    const open = app.run({ name: 'open' }, async (scope) => {
+      held.open(scope.redis)
+      await gate.passed
+    })
+    const leaked = await held.passed
+    await app.run({ name: 'other' }, async () => {
+      expect(await failureOf(leaked.get('k'))).toBeInstanceOf(ScopeLeakError)
+    })
+    gate.open()
+    await open
+  })
+
+  it('does not execute a pipeline that was built in another scope', async () => {
+    const app = await redisApp()
+    const k = key()
+    const pipeline = await app.run({ name: 'builds' }, ({ redis }) => ({ it: redis.pipeline().set(k, 'x') }))
+    await app.run({ name: 'executes' }, async ({ redis }) => {
+      expect(await failureOf(pipeline.it.exec())).toBeInstanceOf(ScopeLeakError)
+      expect(await redis.exists(k)).toBe(0)
+    })
+  })
+})

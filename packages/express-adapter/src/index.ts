@@ -1,0 +1,6 @@
+export { RegistrationError } from '@reqscope/core'
+export { reqscopeErrors } from './errors.ts'
+export { reqscope, scopeOptions } from './middleware.ts'
+export { onShutdown, type ShutdownOptions } from './shutdown.ts'
+export { transactional } from './transactional.ts'
+export type { ReqscopeOptions, ScopeOptions, TransactionalOptions } from './types.ts'

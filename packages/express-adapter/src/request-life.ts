@@ -1,0 +1,47 @@
+import { NoActiveScopeError, RegistrationError, type Scopes } from '@reqscope/core'
+import { DirectResponse } from '@reqscope/core/http'
+import type { Request } from 'express'
+
+const life = Symbol('reqscope.life')
+type LivingRequest = Request & { [life]?: RequestLife }
+
+/** What is known of a request's life. */
+export class RequestLife extends DirectResponse {
+  readonly scopes: Scopes
+
+  constructor(
+    request: Request,
+    response: ConstructorParameters<typeof DirectResponse>[1],
+    scopes: Scopes,
+    open: Parameters<Scopes['open']>[0],
+  ) {
+    super(scopes.open(open), response, scopes.settleTimeoutMs)
+    this.scopes = scopes
+    ;(request as LivingRequest)[life] = this
+  }
+}
+
+/** The life of a request; undefined where `reqscope()` has not seen it. */
+export function lifeOf(request: Request): RequestLife | undefined {
+  return (request as LivingRequest)[life]
+}
+
+/** @throws RegistrationError naming what stands in the wrong place. */
+export function requireLife(request: Request, what: string): RequestLife {
+  const found = lifeOf(request)
+  if (found !== undefined) return found
+  throw new RegistrationError(
+    `${what} was reached by ${request.method} ${request.baseUrl}${request.path} without a scope. ` +
+      `Put app.use(reqscope({ scopes })) before it.`,
+  )
+}
+
+/** `request.scope`. */
+export function scopeOf(request: Request): unknown {
+  const found = lifeOf(request)
+  if (found !== undefined) return found.scope
+  throw new NoActiveScopeError({
+    needed: 'req.scope',
+    remedy: 'Put app.use(reqscope({ scopes })) before whatever handles this request.',
+  })
+}
