@@ -1,4 +1,5 @@
 export { reqscope as default } from './plugin.ts'
+export type { RedisPartOptions } from './redis-part.ts'
 export { RegistrationError } from './registration-error.ts'
 export type {
   RegisteredScopes,

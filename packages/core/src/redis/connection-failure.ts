@@ -10,6 +10,11 @@ export function isConnectionFailure(error: unknown): boolean {
   return LOST.test(text) || UNREACHABLE.test(text) || reasonOf(error) !== 'lost'
 }
 
+/** Whether Redis refused to select a database: ioredis then goes on with number 0. */
+export function isWrongDatabase(error: unknown): boolean {
+  return /DB index is out of range/i.test(textOf(error))
+}
+
 function textOf(error: unknown): string {
   const { code = '', message = String(error) } = (error ?? {}) as { code?: string; message?: string }
   return `${code} ${message}`
@@ -21,7 +26,7 @@ function reasonOf(error: unknown): ConnectionLostReason {
   if (/ETIMEDOUT|Command timed out/.test(text)) return 'timeout'
   if (/WRONGPASS|NOAUTH|invalid password|invalid username-password/i.test(text)) return 'authentication'
   if (/max number of clients/i.test(text)) return 'too-many-connections'
-  if (/DB index is out of range/i.test(text)) return 'no-such-database'
+  if (isWrongDatabase(error)) return 'no-such-database'
   if (/\b(LOADING|MASTERDOWN|CLUSTERDOWN)\b/.test(text)) return 'not-ready'
   if (/certificate|self.signed|CERT_|altname|SSL routines/i.test(text)) return 'tls'
   return 'lost'

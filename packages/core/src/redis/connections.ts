@@ -22,6 +22,7 @@ export class Connections {
   readonly scripts = new Map<string, ScriptDefinition>()
   readonly #ledger: Ledger
   readonly #pools = new Map<string, ExclusivePool>()
+  readonly #subscribers = new Set<Redis>()
   #stopped = false
 
   constructor(
@@ -71,6 +72,8 @@ export class Connections {
     this.#stopped = true
     for (const pool of this.#pools.values()) pool.stop()
     this.#pools.clear()
+    for (const subscriber of this.#subscribers) subscriber.disconnect()
+    this.#subscribers.clear()
     await this.shared.drain(timeoutMs)
     this.shared.stop()
   }
@@ -118,7 +121,7 @@ export class Connections {
 
   /** A connection that only listens, on a node of the cluster or to the one server. */
   subscriber(): Redis {
-    return outsideEveryScope(
+    const subscriber = outsideEveryScope(
       () =>
         new Redis({
           ...this.#optionsOf(''),
@@ -132,6 +135,10 @@ export class Connections {
           keyPrefix: '',
         }),
     )
+    subscriber.on('error', () => {}) // it connects again by itself, and the shared connection reports what is wrong
+    subscriber.once('end', () => this.#subscribers.delete(subscriber))
+    this.#subscribers.add(subscriber)
+    return subscriber
   }
 
   #poolOf(master: string): ExclusivePool {
