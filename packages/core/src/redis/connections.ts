@@ -102,6 +102,15 @@ export class Connections {
     return this.#poolOf(master)
   }
 
+  /** Learns from a refusal where a slot is now. */
+  follow(error: unknown): void {
+    const [, slot, master] = /^MOVED (\d+) (\S+)/.exec((error as Error).message) ?? []
+    if (slot === undefined || master === undefined || !this.isCluster) return
+    const cluster = this.shared.client as Cluster
+    cluster.slots[Number(slot)] = [master]
+    cluster.refreshSlotsCache()
+  }
+
   record(lease: ExclusiveLease): void {
     this.#ledger.record(lease)
   }
@@ -163,7 +172,13 @@ export class Connections {
     const { client } = this.shared
     if (client instanceof Redis || !this.isCluster) return (client as Redis).options
     const nodes = (client as Cluster).nodes('master')
-    const node = nodes.find(({ options }) => master === '' || placeOf(options) === master) ?? nodes[0]
+    const node = nodes.find(({ options }) => master === '' || placeOf(options) === master)
+    const [any] = nodes
+    if (node === undefined && any !== undefined) {
+      // One that has got its first slot, and that nothing was sent to yet.
+      const at = master.lastIndexOf(':')
+      return { ...any.options, host: master.slice(0, at), port: Number(master.slice(at + 1)) }
+    }
     if (node === undefined)
       throw connectionFailure(this.resource, this.shared.place, new Error('CLUSTERDOWN no master is known'))
     return node.options
