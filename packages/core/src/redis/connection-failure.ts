@@ -2,7 +2,7 @@ import { ConnectionLostError, type ConnectionLostReason } from '../errors.ts'
 
 const UNREACHABLE = /ECONNREFUSED|ENOTFOUND|EHOSTUNREACH|ENETUNREACH|EAI_AGAIN|ENOENT|All sentinels are unreachable/
 const LOST =
-  /ECONNRESET|EPIPE|Connection is closed|Command aborted due to connection close|Reached the max retries per request|Stream isn't writeable|Socket timeout|Socket closed|Cluster is ended|None of startup nodes|Failed to refresh slots cache|Cluster isn't ready|Too many Cluster redirections/
+  /ECONNRESET|EPIPE|Connection is closed|Command aborted due to connection close|Reached the max retries per request|Stream isn't writeable|Socket timeout|Socket closed|Cluster is ended|None of startup nodes|Failed to refresh slots cache|Cluster isn't ready|Too many Cluster redirections|Unknown RESP type/
 
 /** Whether a command failed because of its connection, and not because of what Redis said to it. */
 export function isConnectionFailure(error: unknown): boolean {

@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import type { Redis } from 'ioredis'
@@ -25,7 +26,6 @@ describe('a soak', () => {
       const connected = async () => Number(/connected_clients:(\d+)/.exec(await watch.info('clients'))?.[1])
       const before = await connected()
       const k = key()
-      const never = new Promise<never>(() => {})
       const outcomes = { succeeded: 0, thrown: 0, timedOut: 0, aborted: 0 }
       const kinds: ((index: number) => Promise<unknown>)[] = [
         () => app.run({ name: 'succeeds' }, async ({ redis }) => void (await redis.multi().incr(k).get(k).exec())),
@@ -37,10 +37,8 @@ describe('a soak', () => {
         () =>
           app.run({ name: 'times out', timeoutMs: 2 }, async ({ redis, signal }) => {
             await redis.get(k)
-            await Promise.race([
-              never,
-              new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason))),
-            ])
+            if (!signal.aborted) await once(signal, 'abort')
+            throw signal.reason
           }),
         () => {
           const controller = new AbortController()
