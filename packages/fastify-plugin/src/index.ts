@@ -1,5 +1,6 @@
 export { RegistrationError } from '@reqscope/core'
 export { reqscope as default } from './plugin.ts'
+export type { RedisPartOptions } from './redis-part.ts'
 export type {
   RegisteredScopes,
   ReqscopeOptions,

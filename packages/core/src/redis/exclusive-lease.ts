@@ -13,6 +13,8 @@ export interface LeaseHolder {
   readonly scope: Scope
   readonly resource: string
   readonly timeouts: ReplyTimeouts
+  /** Told what Redis refused. */
+  refused(error: unknown): void
   /** The lease is over. */
   returned(lease: ExclusiveLease): void
 }
@@ -75,7 +77,10 @@ export class ExclusiveLease {
 
   /** What a failed command is reported as. */
   failure(error: unknown, outcome?: 'unknown'): unknown {
-    if (!this.client.isGone && !isConnectionFailure(error)) return error
+    if (!this.client.isGone && !isConnectionFailure(error)) {
+      this.#holder.refused(error)
+      return error
+    }
     if (outcome !== undefined) return this.client.lostError(error, outcome)
     return this.#holder.scope.cancelReason ?? this.#takenBy ?? this.client.lostError(error)
   }

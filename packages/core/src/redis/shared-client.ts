@@ -2,7 +2,7 @@ import { Cluster, Redis } from 'ioredis'
 
 import { outsideEveryScope } from '../scope/current.ts'
 import type { Logger } from '../scope/logger.ts'
-import { connectionFailure, isConnectionFailure } from './connection-failure.ts'
+import { connectionFailure, isConnectionFailure, isWrongDatabase } from './connection-failure.ts'
 import { placeOf } from './exclusive-client.ts'
 import type { RedisConfig } from './options.ts'
 import { PendingReply, ReplyTimeouts } from './reply-timeouts.ts'
@@ -31,6 +31,7 @@ export class SharedClient {
   readonly #corks: boolean
   #corked: { uncork(): void } | undefined
   #lastError: unknown
+  #wrongDatabase: unknown
   #reported = false
   #becomingReady: Promise<void> | undefined
 
@@ -74,12 +75,13 @@ export class SharedClient {
     const { client } = this
     client.on('error', this.#noteError)
     client.on('ready', this.#noteReady)
-    if (this.#owned) client.on('close', this.#flushOnClose)
+    if (neverResends(client)) client.on('close', this.#flushOnClose)
+    if (this.#owned) client.off('error', ignore)
     const timeoutMs = Math.min(this.#config.connectTimeoutMs, START_TIMEOUT_MS)
     try {
       await this.#inTime(this.#whenReady(), timeoutMs)
       // ioredis goes on with database 0 when it can't select the one that was asked for.
-      if (/DB index/i.test(String(this.#lastError))) throw this.#lastError
+      if (this.#wrongDatabase !== undefined) throw this.#wrongDatabase
       if (!this.isCluster) await this.#inTime((client as Redis).ping(), timeoutMs)
     } catch (error) {
       this.stop()
@@ -93,14 +95,16 @@ export class SharedClient {
     client.off('ready', this.#noteReady)
     client.off('close', this.#flushOnClose)
     if (!this.#owned) return
-    client.on('error', () => {}) // a late one has nobody to tell
+    client.on('error', ignore) // a late one has nobody to tell
     if (client.status !== 'end') client.disconnect()
+    if (!this.isCluster) (client as Redis).stream?.destroy()
   }
 
   /** Waits for what was sent to be answered. */
   async drain(timeoutMs: number): Promise<void> {
     if (!this.#owned || !this.isReady || this.isCluster) return
-    await this.#inTime((this.client as Redis).ping(), timeoutMs).catch(() => {})
+    const client = this.client as Redis
+    if (client.commandQueue.length > 0) await this.#inTime(client.ping(), timeoutMs / 2).catch(() => {})
   }
 
   /** Sends a command by the name of its method. */
@@ -201,14 +205,15 @@ export class SharedClient {
     })
   }
 
-  // Of a connection that is made anew: ioredis would send again what was under way, and have it done twice.
+  // Of a connection that is made anew: ioredis neither sends again what was under way nor rejects it.
   readonly #flushOnClose = (): void => {
     const flushing = this.client as unknown as { flushQueue(error: Error, options?: object): void }
-    if (!this.isCluster) flushing.flushQueue(new Error('Connection is closed.'), { offlineQueue: false })
+    flushing.flushQueue(new Error('Connection is closed.'), { offlineQueue: false })
   }
 
   readonly #noteError = (error: unknown): void => {
     this.#lastError = error
+    if (isWrongDatabase(error)) this.#wrongDatabase = error
     if (this.#reported) return
     this.#reported = true
     this.#logger().warn({ err: connectionFailure(this.#resource, this.place, error) }, 'the connection to Redis failed')
@@ -232,6 +237,12 @@ export class SharedClient {
       clearTimeout(timer)
     }
   }
+}
+
+function ignore(): void {}
+
+function neverResends(client: Client): boolean {
+  return !client.isCluster && (client as Redis).options.autoResendUnfulfilledCommands === false
 }
 
 function clientOf(config: RedisConfig): Client {
