@@ -46,7 +46,7 @@ export class ResponseLifetime {
   // handler's last word and the reply it leads to.
   #handler: 'awaiting-reply' | 'running' | 'settled' = 'awaiting-reply'
   #aborted = false
-  #watching = false
+  #watchedEnd: unknown
   #failure: { readonly error: unknown } | undefined
   #settleTimer: NodeJS.Timeout | undefined
 
@@ -144,15 +144,15 @@ export class ResponseLifetime {
 
   /** The response was closed with no reply to it yet: `replied` is called once there is one. */
   protected watchForReply(): void {
-    if (this.#watching) return
-    this.#watching = true
     const response = this.response as { end(...args: unknown[]): unknown }
+    if (response.end === this.#watchedEnd) return
     const end = response.end.bind(response)
     response.end = (...args) => {
       const result = end(...args)
       this.replied()
       return result
     }
+    this.#watchedEnd = response.end
     this.response.once('pipe', () => this.replied())
   }
 
