@@ -12,7 +12,7 @@ export {
   retryAfterSeconds,
   typedErrorOf,
 } from './problem-details.ts'
-export { type RawResponse, ResponseLifetime } from './response-lifetime.ts'
+export { lifetimeOf, type RawResponse, ResponseLifetime } from './response-lifetime.ts'
 export {
   type CommitRules,
   type ReplyFacts,

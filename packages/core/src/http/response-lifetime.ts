@@ -24,6 +24,11 @@ const lifetime = Symbol('reqscope.lifetime')
 
 type OwnedResponse = RawResponse & { [lifetime]?: ResponseLifetime }
 
+/** The lifetime that owns a response; undefined where there is none. */
+export function lifetimeOf(response: object | undefined): ResponseLifetime | undefined {
+  return (response as OwnedResponse | undefined)?.[lifetime]
+}
+
 // One function for all responses: an emitter calls it with itself as `this`, so a request needs no closure of its own.
 function onClose(this: OwnedResponse): void {
   this[lifetime]?.responseClosed()
