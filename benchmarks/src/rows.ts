@@ -41,6 +41,14 @@ export const rows: readonly Row[] = [
     aim: 1,
   },
   {
+    name: 'no-op route with the Express adapter',
+    ours: { name: 'reqscope', program: 'candidates/noop-express-reqscope.js', path: '/' },
+    baseline: { name: 'bare Express', program: 'candidates/noop-express-bare.js', path: '/' },
+    connections: 50,
+    atLeast: 0.92,
+    aim: 0.96,
+  },
+  {
     name: 'two drizzle selects in a request',
     ours: reqscope('/selects'),
     baseline: drizzle('drizzle on a shared pool', '/selects'),
