@@ -134,7 +134,7 @@ it('goes past a waiter whose process is gone at once', async () => {
 
 /** The channel of whoever waits longest. */
 async function channelOf(watch: Awaited<ReturnType<typeof redisObserver>>, key: string): Promise<string> {
-  const [first] = await watch.zrange(`reqscope:lock:{${key}}:q`, 0, 0)
+  const [first] = await watch.zrange(`reqscope:lock:{${key}}:q`, '0', '0')
   const waiter = await watch.hget(`reqscope:lock:{${key}}:w`, first ?? '')
   return (JSON.parse(waiter ?? '{}') as { c: string }).c
 }
