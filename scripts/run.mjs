@@ -11,6 +11,7 @@ const typescript = (file, ...args) => node('--import', 'tsx', file, ...args)
 const tasks = {
   start: (args) => typescript('examples/shop/src/start.ts', ...args),
   bench: (args) => typescript('benchmarks/src/bench.ts', ...args),
+  'lock-history': (args) => typescript('packages/core/test/locks/history/main.ts', ...args),
   test: (args) => ['vitest', ['run', ...args]],
   check: (args) => node('scripts/check.mjs', ...args),
   build: (args) => node('scripts/build.mjs', ...args),
