@@ -1,12 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdir } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { setTimeout as delay } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import { connect, type RedisServer } from '@reqscope/services'
-import { build } from 'esbuild'
 import { Redis } from 'ioredis'
+import { compiled } from '../compiled.ts'
 import { judge, type Verdict } from './judge.ts'
 import type { Record } from './record.ts'
 import type { WorkerOptions } from './worker.ts'
@@ -31,11 +29,10 @@ export interface History extends Verdict {
 const TTL_MS = 1_000
 /** How late a killed backend's client may hear of it on a busy machine: an advisory lock is as good as its connection. */
 const NOTICE_MS = 250
-const cache = fileURLToPath(new URL('.cache/', import.meta.url))
 
 /** Lets processes take locks for so long, disturbs them, and judges what they have noted down. */
 export async function history(options: HistoryOptions): Promise<History> {
-  const program = await compiledWorker()
+  const program = await compiled(new URL('worker.ts', import.meta.url))
   const sql = connect(options.postgres, 'observer')
   const keys = ['a', 'b', 'c']
   await sql`create table if not exists fenced_rows (key text primary key, version integer not null, fence bigint)`
@@ -138,25 +135,4 @@ async function disturb(
     await sql.end({ timeout: 1 })
   }
   await Promise.all(options.store === 'redis' ? [pause(), cutRedis(), restart()] : [killBackends()])
-}
-
-let compiling: Promise<string> | undefined
-
-/** One file, so that it starts at once however many processes there are. */
-function compiledWorker(): Promise<string> {
-  compiling ??= (async () => {
-    await mkdir(cache, { recursive: true })
-    const outfile = `${cache}worker-${process.pid}.mjs`
-    await build({
-      entryPoints: [fileURLToPath(new URL('worker.ts', import.meta.url))],
-      outfile,
-      bundle: true,
-      format: 'esm',
-      platform: 'node',
-      target: 'node20',
-      external: ['ioredis', 'postgres', 'drizzle-orm'],
-    })
-    return outfile
-  })()
-  return compiling
 }
