@@ -12,6 +12,7 @@ const tasks = {
   start: (args) => typescript('examples/shop/src/start.ts', ...args),
   songs: (args) => typescript('examples/express-songs/src/start.ts', ...args),
   bench: (args) => typescript('benchmarks/src/bench.ts', ...args),
+  'lock-history': (args) => typescript('packages/core/test/locks/history/main.ts', ...args),
   test: (args) => ['vitest', ['run', ...args]],
   check: (args) => node('scripts/check.mjs', ...args),
   build: (args) => node('scripts/build.mjs', ...args),

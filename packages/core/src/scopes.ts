@@ -243,6 +243,8 @@ export class Scopes<R extends Resources = Resources> {
     const scope = currentContext()?.scope
     if (scope?.state === 'open' && scope.belongsTo(this.#owner)) return this.#locks.lock(scope, keys, options, fn)
     if (this.state !== 'open') throw shuttingDown('withLock')
+    if (this.#locks.needsScope)
+      return this.run({ name: 'withLock' }, (task) => this.#locks.lock(task, keys, options, fn))
     if (this.#life.tag !== 'started') await this.start()
     return this.#locks.withLock(keys, options, fn)
   }

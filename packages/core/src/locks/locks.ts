@@ -60,6 +60,10 @@ export class Locks implements Locker {
     }
   }
 
+  get needsScope(): boolean {
+    return this.#hasStore && this.#host.store.needsScope === true
+  }
+
   /** Runs `fn` under a lock that belongs to no scope. */
   async withLock<Result>(
     keys: LockKeys,

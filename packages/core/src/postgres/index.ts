@@ -11,6 +11,8 @@ import type {
   TransactionOptions,
 } from '../scope/resource.ts'
 import type { Scope } from '../scope/scope.ts'
+import { type AdvisoryAccess, advisoryAccess } from './access.ts'
+import { AdvisoryLocks } from './advisory-locks.ts'
 import { shareArrayTypes } from './array-types.ts'
 import { type BoundDatabase, type BoundPostgresJsDatabase, DatabaseTemplate, sessionOf } from './database.ts'
 import { IdleTransactionWatch } from './idle-transaction-watch.ts'
@@ -50,6 +52,7 @@ export function pin<Result>(db: unknown, fn: () => Result | Promise<Result>): Pr
 class PostgresResource implements Resource<BoundPostgresJsDatabase>, TransactionalResource {
   readonly #config: PostgresConfig
   readonly #template: DatabaseTemplate
+  readonly [advisoryAccess]: AdvisoryAccess
   #name = 'postgres'
   #pool: Pool | undefined
   #watch: IdleTransactionWatch | undefined
@@ -58,6 +61,7 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
     this.#config = config
     this.#template = new DatabaseTemplate(options)
     shareArrayTypes(this.#template.client, config.arrayTypeOf)
+    this[advisoryAccess] = new AdvisoryLocks(config.max, (scope) => this.#session(scope))
   }
 
   attach(runtime: { readonly name: string; readonly ledger: Ledger; readonly logger: () => Logger }): void {

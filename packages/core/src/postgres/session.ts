@@ -235,6 +235,14 @@ export class Session implements TransactionHost {
     return isLevel(frame) && frame.transaction.state !== 'ended' ? frame.transaction : undefined
   }
 
+  /** Calls `listener` when the savepoint around the code that runs now is rolled back. */
+  whenUndone(listener: () => void): void {
+    const frame = this.#frame(undefined)
+    if (!isLevel(frame)) return
+    frame.onUndone ??= []
+    frame.onUndone.push(listener)
+  }
+
   /** Cancels what runs and refuses who waits. */
   cancel(reason: ReqscopeError): void {
     this.#leases.cancel(reason)
