@@ -1,5 +1,5 @@
 import { outsideEveryScope } from './scope/current.ts'
-import type { AnyResource, ResourceHealth } from './scope/resource.ts'
+import type { ResourceHealth } from './scope/resource.ts'
 
 /** How the runtime and each of its resources are. */
 export interface Health {
@@ -7,23 +7,33 @@ export interface Health {
   readonly status: 'up' | 'degraded' | 'down'
   readonly state: 'open' | 'closing' | 'closed'
   readonly resources: Readonly<Record<string, ResourceHealth>>
+  /** Where the runtime has jobs: its transport, and the size and age of the outbox. */
+  readonly jobs?: ResourceHealth
+}
+
+/** What can be asked how it is. */
+interface Asked {
+  readonly name: string
+  readonly resource: { health(): ResourceHealth | Promise<ResourceHealth> }
 }
 
 export async function healthOf(
-  slots: readonly { readonly name: string; readonly resource: AnyResource }[],
+  slots: readonly Asked[],
+  parts: readonly Asked[],
   state: Health['state'],
   timeoutMs: number,
 ): Promise<Health> {
   const all = await Promise.all(
-    slots.map(async ({ name, resource }) => [name, await askedOf(resource, timeoutMs)] as const),
+    [...slots, ...parts].map(async ({ name, resource }) => [name, await askedOf(resource, timeoutMs)] as const),
   )
   const statuses = all.map(([, health]) => health.status)
   const status =
     state !== 'open' || statuses.includes('down') ? 'down' : statuses.includes('degraded') ? 'degraded' : 'up'
-  return { status, state, resources: Object.fromEntries(all) }
+  const ofResources = all.slice(0, slots.length)
+  return { status, state, resources: Object.fromEntries(ofResources), ...Object.fromEntries(all.slice(slots.length)) }
 }
 
-async function askedOf(resource: AnyResource, timeoutMs: number): Promise<ResourceHealth> {
+async function askedOf(resource: Asked['resource'], timeoutMs: number): Promise<ResourceHealth> {
   let timer: NodeJS.Timeout | undefined
   const silence = new Promise<ResourceHealth>((resolve) => {
     const error = `it did not say how it is within ${timeoutMs} ms`

@@ -2,6 +2,8 @@ import { AsyncResource } from 'node:async_hooks'
 import { finished, Readable, Writable } from 'node:stream'
 import type { PendingQuery, Row, Sql } from 'postgres'
 import { InvalidOptionError } from '../errors.ts'
+import { owner } from '../scope/ownership.ts'
+import type { Scope } from '../scope/scope.ts'
 import type { Connection } from './connection.ts'
 import type { Lease } from './lease.ts'
 import type { Level } from './level.ts'
@@ -35,6 +37,10 @@ export class BoundQuery implements PromiseLike<unknown>, Statement<unknown> {
     this.#session = session
     this.#level = level
     this.#source = source
+  }
+
+  get [owner](): Scope {
+    return this.#session.scope
   }
 
   // biome-ignore lint/suspicious/noThenProperty: a thenable, as in postgres.js: it is sent when it is awaited

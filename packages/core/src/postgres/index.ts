@@ -1,3 +1,4 @@
+import { dirname } from 'node:path'
 import type { Sql } from 'postgres'
 import { InvalidOptionError } from '../errors.ts'
 import type { Ledger } from '../scope/ledger.ts'
@@ -10,7 +11,9 @@ import type {
   TransactionOptions,
 } from '../scope/resource.ts'
 import type { Scope } from '../scope/scope.ts'
+import { type PostgresAccess, type PostgresTarget, postgresAccess } from './access.ts'
 import { shareArrayTypes } from './array-types.ts'
+import { BoundSource } from './bound-client.ts'
 import { type BoundDatabase, type BoundPostgresJsDatabase, DatabaseTemplate, sessionOf } from './database.ts'
 import { checkPostgresOptions, type PostgresConfig, type PostgresOptions } from './options.ts'
 import { Pool } from './pool.ts'
@@ -50,6 +53,7 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
   readonly #template: DatabaseTemplate
   #name = 'postgres'
   #pool: Pool | undefined
+  #access: PostgresAccess | undefined
 
   constructor(config: PostgresConfig, options: PostgresOptions<Record<string, unknown>>) {
     this.#config = config
@@ -67,6 +71,13 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
     }
     this.#name = runtime.name
     this.#pool = new Pool(runtime.name, this.#config, runtime)
+    this.#access = {
+      name: runtime.name,
+      inTransaction: (scope) => this.#session(scope).isInTransaction,
+      query: (scope, text, parameters) =>
+        new BoundSource(this.#session(scope), undefined).unsafe(text, parameters) as unknown as Promise<never>,
+      target: () => this.#target(),
+    }
   }
 
   start(): Promise<void> {
@@ -116,6 +127,28 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
 
   afterCommit(scope: Scope, fn: () => unknown): boolean {
     return this.#session(scope).afterCommit(fn)
+  }
+
+  /** Undefined until the resource belongs to a runtime. */
+  get [postgresAccess](): PostgresAccess | undefined {
+    return this.#access
+  }
+
+  #target(): PostgresTarget {
+    const { target, password, url } = this.#config
+    if (target.ssl === 'prefer') {
+      throw new InvalidOptionError('postgres.ssl', target.ssl, "true, false, 'require' or 'verify-full' for jobs on it")
+    }
+    const [endpoint] = target.endpoints
+    const inUrl = new URL(url).password
+    return {
+      host: target.path === undefined ? (endpoint?.host ?? 'localhost') : dirname(target.path),
+      port: endpoint?.port ?? 5432,
+      user: target.user,
+      database: target.database,
+      password: password ?? (inUrl === '' ? undefined : decodeURIComponent(inUrl)),
+      ssl: target.ssl === 'require' ? { rejectUnauthorized: false } : target.ssl === 'verify-full' ? true : target.ssl,
+    }
   }
 
   get #attached(): Pool {
