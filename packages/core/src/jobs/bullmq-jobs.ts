@@ -68,7 +68,13 @@ export class BullmqJobs implements JobSystem<BullmqWorkers> {
     }
     const workers = new BullmqWorkers(runtime, transport, this.#config, jobs, options)
     this.#workers.add(workers)
-    await workers.ready()
+    try {
+      await workers.ready()
+    } catch (error) {
+      this.#workers.delete(workers)
+      await workers.close({ timeoutMs: 1_000 })
+      throw error
+    }
     return workers
   }
 

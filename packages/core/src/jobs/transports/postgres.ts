@@ -18,7 +18,7 @@ import { outsideEveryScope, requireCurrentScope } from '../../scope/current.ts'
 import type { ResourceHealth } from '../../scope/resource.ts'
 import type { Scope } from '../../scope/scope.ts'
 import type { JobsConfig } from '../options.ts'
-import type { JobEntry, Transport } from './transport.ts'
+import { forgetUnlessReady, type JobEntry, type Transport } from './transport.ts'
 
 /** Where BullMQ keeps its tables. With a pool that is given to it, it knows no other. */
 const SCHEMA = 'bullmq'
@@ -103,7 +103,17 @@ export class PostgresTransport implements Transport {
   }
 
   queue(name: string): Queue {
-    return memoized(this.#queues, name, () => this.#newQueue(name, this.#opened as unknown as PgPool, false))
+    return this.#memoized(this.#queues, name, () => this.#newQueue(name, this.#opened as unknown as PgPool, false))
+  }
+
+  #memoized(queues: Map<string, Queue>, name: string, make: () => Queue): Queue {
+    let queue = queues.get(name)
+    if (queue === undefined) {
+      queue = make()
+      queues.set(name, queue)
+      forgetUnlessReady(queues, name, queue)
+    }
+    return queue
   }
 
   #newQueue(name: string, connection: PgPool, skipMetasUpdate: boolean): Queue {
@@ -125,7 +135,7 @@ export class PostgresTransport implements Transport {
     if (first === undefined || access === undefined) return []
     // Its metadata must not be written in somebody's transaction, so that is left to the queue outside.
     this.queue(first.queue)
-    const queue = memoized(this.#queuesInTransaction, first.queue, () =>
+    const queue = this.#memoized(this.#queuesInTransaction, first.queue, () =>
       this.#newQueue(first.queue, new TransactionPool(access, this.#opened) as unknown as PgPool, true),
     )
     const jobs =
@@ -215,12 +225,6 @@ class TransactionPool extends EventEmitter {
   }
 
   async end(): Promise<void> {}
-}
-
-function memoized<Value>(map: Map<string, Value>, key: string, make: () => Value): Value {
-  let value = map.get(key)
-  if (value === undefined) map.set(key, (value = make()))
-  return value
 }
 
 function configOf(access: PostgresAccess | undefined): PoolConfig {

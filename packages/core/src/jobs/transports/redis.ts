@@ -12,7 +12,7 @@ import { checkOutboxOptions, type JobsConfig, type OutboxConfig, type RedisTrans
 import { Outbox, type OutboxRow } from '../outbox.ts'
 import { Relay } from '../relay.ts'
 import { Sweeper } from '../sweeper.ts'
-import type { JobEntry, Transport } from './transport.ts'
+import { forgetUnlessReady, type JobEntry, type Transport } from './transport.ts'
 
 const START_TIMEOUT_MS = 10_000
 
@@ -135,6 +135,7 @@ export class RedisTransport implements Transport {
       queue = outsideEveryScope(() => new Queue(name, this.#queueOptions))
       queue.on('error', () => {}) // every call rejects by itself
       this.#queues.set(name, queue)
+      forgetUnlessReady(this.#queues, name, queue)
     }
     return queue
   }
@@ -156,14 +157,16 @@ export class RedisTransport implements Transport {
     return ids
   }
 
-  #add(queue: string, rows: readonly OutboxRow[]): Promise<unknown> {
-    return this.queue(queue).addBulk(
-      rows.map(({ id, name, data, opts }) => ({
-        name,
-        data: JSON.parse(data) as unknown,
-        opts: { ...opts, jobId: id },
-      })),
-    )
+  async #add(queue: string, rows: readonly OutboxRow[]): Promise<void> {
+    try {
+      await this.queue(queue).addBulk(
+        rows.map(({ id, name, data, opts }) => ({ name, data: JSON.parse(data), opts: { ...opts, jobId: id } })),
+      )
+    } catch (error) {
+      // What timed out may still be under way: it must not arrive after the job was added again, run and removed.
+      this.#producer?.disconnect(true)
+      throw error
+    }
   }
 
   worker(queue: string, processor: Processor, options: Omit<WorkerOptions, 'connection'>): Worker {

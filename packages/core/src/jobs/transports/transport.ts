@@ -26,3 +26,11 @@ export interface Transport {
   flowProducer(): FlowProducer
   health(): Promise<ResourceHealth>
 }
+
+/** BullMQ keeps for ever that a queue could not be reached when it was made: the next one who asks gets another. */
+export function forgetUnlessReady(queues: Map<string, Queue>, name: string, queue: Queue): void {
+  queue.waitUntilReady().catch(() => {
+    if (queues.get(name) === queue) queues.delete(name)
+    queue.close().catch(() => {})
+  })
+}
