@@ -33,7 +33,7 @@ describe('a payload', () => {
     ['a Set', { seen: new Set() }, 'data.seen'],
     ['a class instance', { total: new Money() }, 'data.total'],
     ['an array of a class', { rows: new (class Rows extends Array {})() }, 'data.rows'],
-    ['a function', { then: () => {} }, 'data.then'],
+    ['a function', { done: () => {} }, 'data.done'],
     ['a symbol', { s: Symbol('s') }, 'data.s'],
     ['a symbol key', { inner: { [Symbol('k')]: 1 } }, 'data.inner'],
     ['a bigint', { n: 1n }, 'data.n'],
