@@ -12,6 +12,7 @@ const tasks = {
   start: (args) => typescript('examples/shop/src/start.ts', ...args),
   bench: (args) => typescript('benchmarks/src/bench.ts', ...args),
   test: (args) => ['vitest', ['run', ...args]],
+  'crash-test': (args) => typescript('packages/core/test/crash/command.ts', ...args),
   check: (args) => node('scripts/check.mjs', ...args),
   build: (args) => node('scripts/build.mjs', ...args),
   format: (args) => ['biome', ['check', '--write', ...(args.length ? args : ['.'])]],
