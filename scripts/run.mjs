@@ -14,6 +14,7 @@ const tasks = {
   bench: (args) => typescript('benchmarks/src/bench.ts', ...args),
   'lock-history': (args) => typescript('packages/core/test/locks/history/main.ts', ...args),
   test: (args) => ['vitest', ['run', ...args]],
+  'crash-test': (args) => typescript('packages/core/test/crash/command.ts', ...args),
   check: (args) => node('scripts/check.mjs', ...args),
   build: (args) => node('scripts/build.mjs', ...args),
   format: (args) => ['biome', ['check', '--write', ...(args.length ? args : ['.'])]],

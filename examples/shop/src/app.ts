@@ -1,11 +1,14 @@
-import reqscope from '@reqscope/fastify-plugin'
+import reqscope, { reqscopeWorkers } from '@reqscope/fastify-plugin'
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
+import { shopJobs } from './jobs/shop-jobs.ts'
+import { scheduleStockCheck } from './jobs/stock-check.ts'
 import { operationRoutes } from './routes/operations.ts'
 import { orderRoutes } from './routes/orders.ts'
 import { productRoutes } from './routes/products.ts'
 import { quoteRoutes } from './routes/quotes.ts'
 import { reportRoutes } from './routes/reports.ts'
 import { signupRoutes } from './routes/signup.ts'
+import { webhookRoutes } from './routes/webhooks.ts'
 import type { ShopScopes } from './scopes.ts'
 
 export interface AppOptions {
@@ -23,6 +26,9 @@ export async function buildApp({ scopes, logger = false }: AppOptions): Promise<
   await app.register(quoteRoutes)
   await app.register(reportRoutes)
   await app.register(signupRoutes)
+  await app.register(webhookRoutes)
   await app.register(operationRoutes, { scopes })
+  await app.register(reqscopeWorkers, { jobs: shopJobs })
+  app.addHook('onReady', () => scheduleStockCheck(scopes))
   return app
 }

@@ -9,3 +9,4 @@ export type {
   RouteScopeConfig,
   ScopesOf,
 } from './types.ts'
+export { type ReqscopeWorkersOptions, reqscopeWorkers } from './workers.ts'

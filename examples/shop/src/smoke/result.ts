@@ -22,6 +22,9 @@ export interface Observation {
   readonly ordersWithoutLines: number
   readonly stockMismatch: number
   readonly missingOrders: number
+  readonly ordersWithoutReceipt: number
+  readonly receiptsWithoutOrder: number
+  readonly jobConnectionsKilled: number
   /** How the app's process ended when it was asked to, and how long that took. */
   readonly appEnding: string
   readonly closedInMs: number
@@ -40,6 +43,8 @@ export interface Result {
   readonly pgConnectionsOverMax: number
   readonly ordersWithoutLines: number
   readonly stockMismatch: number
+  readonly ordersWithoutReceipt: number
+  readonly receiptsWithoutOrder: number
   readonly rssGrowthMiB: number
   readonly ok: boolean
 }
@@ -65,6 +70,8 @@ export function resultOf(seen: Observation): Result {
     pgConnectionsOverMax: Math.max(0, seen.peakBackends - seen.maxBackends),
     ordersWithoutLines: seen.ordersWithoutLines,
     stockMismatch: seen.stockMismatch,
+    ordersWithoutReceipt: seen.ordersWithoutReceipt,
+    receiptsWithoutOrder: seen.receiptsWithoutOrder,
     rssGrowthMiB: Math.round(seen.rssGrowthMiB * 10) / 10,
     ok: findingsOf(seen).every(({ ok }) => ok),
   }
@@ -100,6 +107,9 @@ export function findingsOf(seen: Observation): Finding[] {
     atMost(0, 'orders without lines', seen.ordersWithoutLines),
     atMost(0, 'orders confirmed with 201 but not there', seen.missingOrders),
     atMost(0, 'products whose stock does not add up', seen.stockMismatch),
+    told('connections of the jobs killed', seen.jobConnectionsKilled),
+    atMost(0, 'orders without a receipt', seen.ordersWithoutReceipt),
+    atMost(0, 'receipts without an order', seen.receiptsWithoutOrder),
     told('RSS at the peak, MiB', seen.rssMiB),
     atMost(RSS_MAY_GROW_MIB, 'RSS growth since the warm-up, MiB', seen.rssGrowthMiB),
     {

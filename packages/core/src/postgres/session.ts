@@ -333,6 +333,10 @@ export class Session implements TransactionHost {
 
   // Where code runs.
 
+  get isInTransaction(): boolean {
+    return isLevel(this.#frame(undefined))
+  }
+
   #context(): Context {
     const context = currentContext()
     return context?.scope === this.scope ? context : this.scope
