@@ -14,3 +14,6 @@ export async function serve(app: FastifyInstance): Promise<void> {
 
 /** Where the database is, as the parent said. */
 export const databaseUrl = process.env.DATABASE_URL ?? ''
+
+/** Where Redis is, for the rows that need it. */
+export const redisUrl = process.env.REDIS_URL ?? ''
