@@ -1,7 +1,7 @@
 import { writeFile } from 'node:fs/promises'
 import { cpus, totalmem } from 'node:os'
 import { parseArgs } from 'node:util'
-import { createDatabase, startPostgres } from '@reqscope/services'
+import { createDatabase, startPostgres, startRedis } from '@reqscope/services'
 import postgres from 'postgres'
 import { PRODUCTS } from './candidates/products.ts'
 import { compile } from './compile.ts'
@@ -40,6 +40,8 @@ console.error('compiling packages and candidates …')
 await compile()
 const server = await startPostgres()
 const database = await createDatabase(server)
+const redis = await startRedis()
+process.env.REDIS_URL = redis.url // for the candidates
 const results: RowResult[] = []
 let bytesPerScope: number | undefined
 try {
@@ -56,7 +58,7 @@ try {
   }
 } finally {
   await database.drop()
-  await server.stop()
+  await Promise.all([server.stop(), redis.stop()])
 }
 
 const machine = {

@@ -5,6 +5,8 @@ export interface LoadRequest {
   readonly url: string
   readonly connections: number
   readonly seconds: number
+  /** What every answer has to have: anything else counts as failed. */
+  readonly status: number
 }
 
 /** What came of it. */
@@ -18,14 +20,16 @@ export interface LoadResult {
 
 // The load comes from a process of its own, so that it does not share the candidate's event loop.
 process.on('message', (message) => {
-  const { url, connections, seconds } = message as LoadRequest
+  const { url, connections, seconds, status } = message as LoadRequest
   void autocannon({ url, connections, duration: seconds, timeout: 30 }).then((result) => {
+    const stats = result.statusCodeStats as Partial<Record<number, { count: number }>> | undefined
+    const answered = stats?.[status]?.count ?? 0
     const answer: LoadResult = {
       requestsPerSecond: result.requests.total / result.duration,
       p50Ms: result.latency.p50,
       p99Ms: result.latency.p99,
       total: result.requests.total,
-      failed: result.non2xx + result.errors + result.timeouts,
+      failed: result.requests.total - answered + result.errors + result.timeouts,
     }
     process.send?.(answer)
   })

@@ -38,7 +38,10 @@ interface Measurement extends LoadResult {
 /** Runs both candidates in turn, A B B A …, each in a process of its own, loaded from a third one. */
 export async function measureRow(row: Row, databaseUrl: string, effort: Effort): Promise<RowResult> {
   const load = new Child('load.js')
-  const sides = { ours: new Contender(row.ours, databaseUrl), baseline: new Contender(row.baseline, databaseUrl) }
+  const sides = {
+    ours: new Contender(row.ours, databaseUrl, row.status),
+    baseline: new Contender(row.baseline, databaseUrl, row.status),
+  }
   try {
     for (const contender of Object.values(sides)) await contender.measure(load, row.connections, effort.warmUpSeconds)
     const ours: Measurement[] = []
@@ -88,10 +91,12 @@ export async function measureMemory(databaseUrl: string, rounds: number): Promis
 class Contender {
   readonly #candidate: Candidate
   readonly #child: Child
+  readonly #status: number
   #url: Promise<string>
 
-  constructor(candidate: Candidate, databaseUrl: string) {
+  constructor(candidate: Candidate, databaseUrl: string, status = 200) {
     this.#candidate = candidate
+    this.#status = status
     this.#child = new Child(candidate.program, { env: { DATABASE_URL: databaseUrl } })
     this.#url = this.#child.answer<{ url: string }>().then(({ url }) => url)
   }
@@ -99,7 +104,7 @@ class Contender {
   async measure(load: Child, connections: number, seconds: number): Promise<Measurement> {
     const url = (await this.#url) + this.#candidate.path
     const before = await this.#cpu()
-    const result = await load.ask<LoadResult>({ url, connections, seconds })
+    const result = await load.ask<LoadResult>({ url, connections, seconds, status: this.#status })
     const spent = (await this.#cpu()) - before
     return { ...result, cpuMicrosPerRequest: spent / result.total }
   }

@@ -13,8 +13,16 @@ export interface Row {
   readonly connections: number
   readonly atLeast: number
   readonly aim: number
+  /** The status all answers have. Default 200. */
+  readonly status?: number
 }
 
+const limited = (path: string): Candidate => ({ name: 'reqscope', program: 'candidates/limited-reqscope.js', path })
+const peer = (path: string): Candidate => ({
+  name: '@fastify/rate-limit',
+  program: 'candidates/limited-fastify.js',
+  path,
+})
 const reqscope = (path: string): Candidate => ({ name: 'reqscope', program: 'candidates/reqscope.js', path })
 const drizzle = (name: string, path: string): Candidate => ({
   name,
@@ -71,6 +79,39 @@ export const rows: readonly Row[] = [
     connections: 200,
     atLeast: 10,
     aim: 15,
+  },
+  {
+    name: 'rate-limited route, Redis, allowed',
+    ours: limited('/allowed'),
+    baseline: peer('/allowed'),
+    connections: 50,
+    atLeast: 1,
+    aim: 1.15,
+  },
+  {
+    name: 'rate-limited route, Redis, refused',
+    ours: limited('/refused'),
+    baseline: peer('/refused'),
+    connections: 50,
+    atLeast: 1.7,
+    aim: 2,
+    status: 429,
+  },
+  {
+    name: 'rate-limited route, three windows against one',
+    ours: { ...limited('/three'), name: 'three windows' },
+    baseline: { ...limited('/allowed'), name: 'one window' },
+    connections: 50,
+    atLeast: 0.8,
+    aim: 0.9,
+  },
+  {
+    name: 'no-op route, concurrency and adaptive',
+    ours: { name: 'with both', program: 'candidates/noop-gated.js', path: '/' },
+    baseline: { name: 'with neither', program: 'candidates/noop-reqscope.js', path: '/' },
+    connections: 50,
+    atLeast: 0.96,
+    aim: 0.98,
   },
 ]
 

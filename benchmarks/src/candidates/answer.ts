@@ -27,3 +27,6 @@ function answer(server: Server): void {
 
 /** Where the database is, as the parent said. */
 export const databaseUrl = process.env.DATABASE_URL ?? ''
+
+/** Where Redis is, for the rows that need it. */
+export const redisUrl = process.env.REDIS_URL ?? ''

@@ -5,6 +5,7 @@ import type { AnyResource } from '../scope/resource.ts'
 import type { Permit, Scope } from '../scope/scope.ts'
 import { type AdaptiveLimit, Baseline } from './adaptive.ts'
 import type { ConcurrencyLimit, Priority } from './concurrency.ts'
+import { stackless } from './stackless.ts'
 
 interface Slots {
   readonly slots: readonly { readonly name: string; readonly resource: AnyResource }[]
@@ -52,7 +53,8 @@ export class AdmissionGate {
     const leftMs = scope.deadline === undefined ? Number.POSITIVE_INFINITY : scope.deadline - Date.now()
     if (leftMs !== Number.POSITIVE_INFINITY) this.#refuseHopeless(scope, leftMs)
     if (this.#adaptive?.enter(this.#priority) === false) {
-      throw new OverloadedError({ reason: 'adaptive', what: scope.name, retryAfterMs: ADAPTIVE_RETRY_MS })
+      const { name: what } = scope
+      throw stackless(() => new OverloadedError({ reason: 'adaptive', what, retryAfterMs: ADAPTIVE_RETRY_MS }))
     }
     if (this.#concurrency === undefined) {
       scope.hold(new GatePermit(this))
@@ -100,7 +102,8 @@ export class AdmissionGate {
       if (((this.#used >> slot) & 1) === 0) continue
       const waitMs = this.#resources[slot]?.resource.expectedWaitMs?.() ?? 0
       if (waitMs <= leftMs) continue
-      throw new OverloadedError({ reason: 'pool-wait', what: scope.name, retryAfterMs: waitMs })
+      const { name: what } = scope
+      throw stackless(() => new OverloadedError({ reason: 'pool-wait', what, retryAfterMs: waitMs }))
     }
   }
 

@@ -1,6 +1,7 @@
 import { InvalidOptionError, OverloadedError } from '../errors.ts'
 import { OptionReader } from '../options.ts'
 import { outsideEveryScope } from '../scope/current.ts'
+import { stackless } from './stackless.ts'
 
 /** Who goes first, and who is let go first. */
 export const PRIORITIES = ['critical', 'normal', 'background'] as const
@@ -136,6 +137,6 @@ export class ConcurrencyLimit {
 
   #refusal(what: string): OverloadedError {
     const retryAfterMs = Math.max(1, Math.ceil(((this.#queued + 1) * this.#averageMs) / this.max))
-    return new OverloadedError({ reason: 'concurrency', what, retryAfterMs })
+    return stackless(() => new OverloadedError({ reason: 'concurrency', what, retryAfterMs }))
   }
 }

@@ -24,7 +24,7 @@ export interface RateLimitedOptions<Args extends readonly unknown[]>
  * const exportOrders = rateLimited({ name: 'export', key: (userId: string) => userId, limit: 5, windowMs: 60_000 }, writeExport)
  */
 export function rateLimited<This, Args extends unknown[], Result>(
-  options: RateLimitedOptions<NoInfer<Args>>,
+  options: RateLimitedOptions<Args>,
   fn: (this: This, ...args: Args) => Result,
 ): (this: This, ...args: Args) => Promise<Awaited<Result>> {
   const read = new OptionReader('rateLimited', options)

@@ -6,6 +6,7 @@ import { LocalStore } from './local-store.ts'
 import type { RateLimitRule } from './rate-limit-options.ts'
 import type { RedisStore } from './redis-store.ts'
 import { RefusedTable } from './refused-table.ts'
+import { stackless } from './stackless.ts'
 import { type Charge, passes, type Verdict } from './store.ts'
 
 // After a failure the store is left alone for so long: a request each second finds out whether it is back.
@@ -211,10 +212,7 @@ function refusal(windows: readonly Window[], verdicts: readonly Verdict[], by: '
     }
     violated.push(stateOf(window, backlog, passesInMs ?? resetMsOf(backlog, rate)))
   })
-  const error = new RateLimitExceededError({
-    violated: violated.map(({ name }) => name),
-    states: [...violated, ...others],
-    retryAfterMs,
-  })
+  const facts = { violated: violated.map(({ name }) => name), states: [...violated, ...others], retryAfterMs }
+  const error = stackless(() => new RateLimitExceededError(facts))
   return { tag: 'refused', error }
 }
