@@ -1,10 +1,12 @@
 import reqscope from '@reqscope/fastify-plugin'
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
+import { marketRoutes } from './routes/market.ts'
 import { operationRoutes } from './routes/operations.ts'
 import { orderRoutes } from './routes/orders.ts'
 import { productRoutes } from './routes/products.ts'
 import { quoteRoutes } from './routes/quotes.ts'
 import { reportRoutes } from './routes/reports.ts'
+import { reservationRoutes } from './routes/reservations.ts'
 import { signupRoutes } from './routes/signup.ts'
 import type { ShopScopes } from './scopes.ts'
 
@@ -23,6 +25,8 @@ export async function buildApp({ scopes, logger = false }: AppOptions): Promise<
   await app.register(quoteRoutes)
   await app.register(reportRoutes)
   await app.register(signupRoutes)
+  await app.register(reservationRoutes)
+  await app.register(marketRoutes)
   await app.register(operationRoutes, { scopes })
   return app
 }

@@ -6,6 +6,7 @@ import { seedShop } from './seed.ts'
 
 export interface ShopOptions {
   readonly databaseUrl: string
+  readonly redisUrl: string
   /** Default: any free one. */
   readonly port?: number
   readonly logger?: AppOptions['logger']
@@ -16,11 +17,12 @@ export interface ShopOptions {
 /** Opens the shop: the database is migrated and filled, and the app listens. `app.close()` closes all of it. */
 export async function openShop({
   databaseUrl,
+  redisUrl,
   port = 0,
   logger,
   log,
 }: ShopOptions): Promise<{ app: FastifyInstance; url: string }> {
-  const scopes = createShopScopes({ databaseUrl })
+  const scopes = createShopScopes({ databaseUrl, redisUrl })
   try {
     log('Shop: migrating')
     await migrateShop(scopes)

@@ -41,6 +41,7 @@ async function open({ port, dataFolder }: Extract<Command, { tag: 'open' }>): Pr
     closers.add(() => servers.stop())
     const shop = await openShop({
       databaseUrl: servers.databaseUrl,
+      redisUrl: servers.redisUrl,
       port: port ?? (await preferredPort(3_000)),
       logger: { level: process.env.LOG_LEVEL ?? 'warn' },
       log,

@@ -15,6 +15,7 @@ describe('npm start -- --smoke', { timeout: 90_000 }, () => {
       pgConnectionsOverMax: 0,
       ordersWithoutLines: 0,
       stockMismatch: 0,
+      redisClientsGrowth: 0,
       rssGrowthMiB: expect.any(Number),
       ok: true,
     })

@@ -4,6 +4,7 @@ import { onShutdown } from '../shutdown.ts'
 
 const { app, url } = await openShop({
   databaseUrl: process.env.DATABASE_URL ?? '',
+  redisUrl: process.env.REDIS_URL ?? '',
   logger: { level: 'warn' },
   log: () => {},
 })

@@ -31,7 +31,10 @@ export interface ObserveOptions {
 /** Runs the shop and its load, each in a process of its own, and watches both from this one. */
 export async function observe({ servers, seconds, seed, closers, log }: ObserveOptions): Promise<Observation> {
   log('Shop: migrating and filling')
-  const app = new Child('the shop', new URL('./app-main.ts', import.meta.url), { DATABASE_URL: servers.databaseUrl })
+  const app = new Child('the shop', new URL('./app-main.ts', import.meta.url), {
+    DATABASE_URL: servers.databaseUrl,
+    REDIS_URL: servers.redisUrl,
+  })
   closers.add(() => app.stop())
   const url = await app.message<string>()
   const driver = new Child('the load driver', new URL('./driver-main.ts', import.meta.url))
@@ -40,6 +43,7 @@ export async function observe({ servers, seconds, seed, closers, log }: ObserveO
   closers.add(() => outside.close())
 
   log(`Smoke: ${seconds} s of traffic over ${CONNECTIONS} connections, seed ${seed}`)
+  const redisClientsBefore = await outside.redisClients()
   const plan = await planOf(outside, { url, seconds, seed })
   const faults = new Faults(outside, new Random(seed))
   const peaks = new Peaks(outside, faults, app.pid, Math.min(WARM_UP_MS, seconds * 500))
@@ -54,7 +58,7 @@ export async function observe({ servers, seconds, seed, closers, log }: ObserveO
   const { leasesOut, openScopes } = await atRest(url)
   const seenAtRest = {
     backendsAtRest: await outside.backends(),
-    redisClients: await outside.redisClients(),
+    ...(await redisClientsAtRest(outside, redisClientsBefore)),
     ordersWithoutLines: await outside.ordersWithoutLines(),
     stockMismatch: await outside.stockMismatch(),
     missingOrders: await outside.missingOrders(traffic.acknowledgedOrders),
@@ -76,6 +80,17 @@ export async function observe({ servers, seconds, seed, closers, log }: ObserveO
     closedInMs: performance.now() - closingAt,
     backendsAfterClose: (await outside.backends()).length,
     lastWords: app.lastLines,
+  }
+}
+
+/** Those of requests that were aborted last may take a moment to go, and others to come in their stead. */
+async function redisClientsAtRest(outside: Outside, before: number) {
+  const deadline = performance.now() + QUIET_WITHIN_MS
+  for (;;) {
+    const redisClients = await outside.redisClients()
+    const redisClientsGrowth = redisClients - before
+    if (redisClientsGrowth === 0 || performance.now() > deadline) return { redisClients, redisClientsGrowth }
+    await sleep(50)
   }
 }
 

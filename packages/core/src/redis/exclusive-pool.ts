@@ -182,6 +182,7 @@ export class ExclusivePool {
       (client) => {
         this.#opening--
         this.#admit(client)
+        this.#keepWarm()
       },
       (error: unknown) => {
         this.#opening--
@@ -227,6 +228,13 @@ export class ExclusivePool {
     const index = this.#idle.indexOf(client)
     if (index >= 0) this.#idle.splice(index, 1)
     this.#openForWaiters()
+    // One at a time: of a server that is gone all are lost at once, and housekeeping asks for it later.
+    if (this.#opening === 0) this.#keepWarm()
+  }
+
+  /** Opens one more where there are fewer than there should always be. */
+  #keepWarm(): void {
+    if (!this.#closed && this.#all.size + this.#opening < this.config.exclusive.min) this.#openOne()
   }
 
   #openForWaiters(): void {
@@ -260,5 +268,6 @@ export class ExclusivePool {
       client.drop('it had been idle for long')
     }
     for (const lease of this.leases) lease.inspect(now)
+    this.#keepWarm()
   }
 }
