@@ -78,7 +78,8 @@ export class ExclusivePool {
    */
   acquire(borrower: Borrower): ExclusiveClient | Promise<ExclusiveClient> {
     if (this.#closed) throw this.#shuttingDown()
-    const found = this.#idle.pop()
+    let found = this.#idle.pop()
+    while (found?.isGone) found = this.#idle.pop() // it is about to be told
     if (found !== undefined && performance.now() - found.idleSince < STALE_AFTER_MS) return found
     if (found !== undefined) void this.#validate(found)
     else if (this.#hasRoom) this.#openOne()
