@@ -40,15 +40,14 @@ console.error('compiling packages and candidates …')
 await compile()
 const server = await startPostgres()
 const database = await createDatabase(server)
-const redis = await startRedis()
-process.env.REDIS_URL = redis.url // for the candidates
+const redis = await startRedis({ own: true })
 const results: RowResult[] = []
 let bytesPerScope: number | undefined
 try {
   await seed(database.url)
   for (const row of rows.filter(({ name }) => wanted(name))) {
     console.error(`measuring: ${row.name} …`)
-    const result = await measureRow(row, database.url, effort)
+    const result = await measureRow(row, { DATABASE_URL: database.url, REDIS_URL: redis.url }, effort)
     results.push(result)
     print(result)
   }

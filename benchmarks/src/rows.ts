@@ -10,7 +10,10 @@ export interface Row {
   readonly name: string
   readonly ours: Candidate
   readonly baseline: Candidate
+  /** How many ask at once. */
   readonly connections: number
+  /** The candidates do it themselves as fast as they can, without HTTP around. `path` says what. */
+  readonly inside?: true
   readonly atLeast: number
   readonly aim: number
   /** The status all answers have. Default 200. */
@@ -29,6 +32,8 @@ const drizzle = (name: string, path: string): Candidate => ({
   program: 'candidates/drizzle-shared-pool.js',
   path,
 })
+
+const redisOp = (name: string, path: string): Candidate => ({ name, program: 'candidates/redis-operations.js', path })
 
 /** Throughput rows; the ratio is ours over the baseline's. */
 export const rows: readonly Row[] = [
@@ -112,6 +117,42 @@ export const rows: readonly Row[] = [
     connections: 50,
     atLeast: 0.96,
     aim: 0.98,
+  },
+  {
+    name: 'scope.redis.get, 64 at once',
+    ours: redisOp('reqscope', 'scope get'),
+    baseline: redisOp('bare ioredis, written as we do by hand', 'bare get'),
+    connections: 64,
+    inside: true,
+    atLeast: 0.95,
+    aim: 0.97,
+  },
+  {
+    name: "scope.redis.get, 64 at once, against ioredis' own pipelining",
+    ours: redisOp('reqscope', 'scope get'),
+    baseline: redisOp('ioredis, enableAutoPipelining', 'autopipelined get'),
+    connections: 64,
+    inside: true,
+    atLeast: 0.95,
+    aim: 1.3,
+  },
+  {
+    name: 'optimistic get and set, 64 at once',
+    ours: redisOp('reqscope', 'optimistic'),
+    baseline: redisOp('a connection duplicated for each call', 'duplicate'),
+    connections: 64,
+    inside: true,
+    atLeast: 1.5,
+    aim: 5,
+  },
+  {
+    name: "optimistic get and set, 64 at once, against node-redis' pool",
+    ours: redisOp('reqscope', 'optimistic'),
+    baseline: redisOp('node-redis, createClientPool', 'node-redis pool'),
+    connections: 64,
+    inside: true,
+    atLeast: 1,
+    aim: 1.2,
   },
 ]
 

@@ -2,11 +2,13 @@ import reqscope, { reqscopeWorkers } from '@reqscope/fastify-plugin'
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import { shopJobs } from './jobs/shop-jobs.ts'
 import { scheduleStockCheck } from './jobs/stock-check.ts'
+import { marketRoutes } from './routes/market.ts'
 import { operationRoutes } from './routes/operations.ts'
 import { orderRoutes } from './routes/orders.ts'
 import { productRoutes } from './routes/products.ts'
 import { quoteRoutes } from './routes/quotes.ts'
 import { reportRoutes } from './routes/reports.ts'
+import { reservationRoutes } from './routes/reservations.ts'
 import { signupRoutes } from './routes/signup.ts'
 import { webhookRoutes } from './routes/webhooks.ts'
 import type { ShopScopes } from './scopes.ts'
@@ -27,6 +29,10 @@ export async function buildApp({ scopes, logger = false }: AppOptions): Promise<
   await app.register(reportRoutes)
   await app.register(signupRoutes)
   await app.register(webhookRoutes)
+  if (scopes.resources.redis !== undefined) {
+    await app.register(reservationRoutes)
+    await app.register(marketRoutes)
+  }
   await app.register(operationRoutes, { scopes })
   await app.register(reqscopeWorkers, { jobs: shopJobs })
   app.addHook('onReady', () => scheduleStockCheck(scopes))

@@ -20,6 +20,9 @@ The shop is open: ${url}/products
   Ask for a quote: it waits 100 ms for a tax service, and holds no connection meanwhile
     ${post('/quotes', { country: 'DE', lines })}
 
+  Reserve: read, then write only if nothing has changed meanwhile
+    ${post('/reservations', { productId: 1, quantity: 1 })}
+
   Read a report that is streamed from a cursor: press Ctrl-C in it, and the connection is back
     curl --limit-rate 20k ${url}/reports/orders.csv
 

@@ -17,6 +17,7 @@ describe('npm start -- --smoke', { timeout: 90_000 }, () => {
       stockMismatch: 0,
       ordersWithoutReceipt: 0,
       receiptsWithoutOrder: 0,
+      redisClientsGrowth: 0,
       rssGrowthMiB: expect.any(Number),
       ok: true,
     })

@@ -51,6 +51,7 @@ export async function observe({ servers, seconds, seed, closers, log }: ObserveO
 
   log(`Smoke: ${seconds} s of traffic over ${CONNECTIONS} connections, seed ${seed}`)
   const lastSeeded = await outside.lastOrder()
+  const redisClientsBefore = await outside.redisClients()
   const plan = await planOf(outside, { url, seconds, seed })
   const faults = new Faults(outside, new Random(seed))
   const peaks = new Peaks(outside, faults, app.pid, Math.min(WARM_UP_MS, seconds * 500))
@@ -66,7 +67,7 @@ export async function observe({ servers, seconds, seed, closers, log }: ObserveO
   const { leasesOut, openScopes } = await atRest(url)
   const seenAtRest = {
     backendsAtRest: await outside.backends(),
-    redisClients: await outside.redisClients(),
+    ...(await redisClientsAtRest(outside, redisClientsBefore)),
     ordersWithoutLines: await outside.ordersWithoutLines(),
     stockMismatch: await outside.stockMismatch(),
     ...receipts,
@@ -90,6 +91,17 @@ export async function observe({ servers, seconds, seed, closers, log }: ObserveO
     closedInMs: performance.now() - closingAt,
     backendsAfterClose: (await outside.backends()).length,
     lastWords: app.lastLines,
+  }
+}
+
+/** Those of requests that were aborted last may take a moment to go, and others to come in their stead. */
+async function redisClientsAtRest(outside: Outside, before: number) {
+  const deadline = performance.now() + QUIET_WITHIN_MS
+  for (;;) {
+    const redisClients = await outside.redisClients()
+    const redisClientsGrowth = redisClients - before
+    if (redisClientsGrowth === 0 || performance.now() > deadline) return { redisClients, redisClientsGrowth }
+    await sleep(50)
   }
 }
 

@@ -17,6 +17,8 @@ export interface Observation {
   readonly peakBackends: number
   readonly maxBackends: number
   readonly redisClients: number
+  /** More or fewer than before the traffic. */
+  readonly redisClientsGrowth: number
   readonly rssMiB: number
   readonly rssGrowthMiB: number
   readonly ordersWithoutLines: number
@@ -45,6 +47,7 @@ export interface Result {
   readonly stockMismatch: number
   readonly ordersWithoutReceipt: number
   readonly receiptsWithoutOrder: number
+  readonly redisClientsGrowth: number
   readonly rssGrowthMiB: number
   readonly ok: boolean
 }
@@ -72,6 +75,7 @@ export function resultOf(seen: Observation): Result {
     stockMismatch: seen.stockMismatch,
     ordersWithoutReceipt: seen.ordersWithoutReceipt,
     receiptsWithoutOrder: seen.receiptsWithoutOrder,
+    redisClientsGrowth: seen.redisClientsGrowth,
     rssGrowthMiB: Math.round(seen.rssGrowthMiB * 10) / 10,
     ok: findingsOf(seen).every(({ ok }) => ok),
   }
@@ -104,6 +108,7 @@ export function findingsOf(seen: Observation): Finding[] {
     atMost(seen.maxBackends, 'connections at the peak (pg_stat_activity)', seen.peakBackends),
     told('connections after the traffic (pg_stat_activity)', backendsAtRest.length),
     told('connections to Redis after the traffic (CLIENT LIST)', seen.redisClients),
+    atMost(0, '  more than before the traffic', seen.redisClientsGrowth),
     atMost(0, 'orders without lines', seen.ordersWithoutLines),
     atMost(0, 'orders confirmed with 201 but not there', seen.missingOrders),
     atMost(0, 'products whose stock does not add up', seen.stockMismatch),

@@ -89,8 +89,9 @@ export class ExclusiveClient extends Redis {
   }
 
   get isGone(): boolean {
-    // Of its end ioredis tells a turn later than the commands that fail with it.
-    return this.#gone !== undefined || this.status === 'close' || this.status === 'end'
+    if (this.#gone !== undefined) return true
+    // Of its end ioredis tells later than the socket knows.
+    return this.backend !== undefined && (this.status !== 'ready' || !this.stream.writable)
   }
 
   /** Commands that are not answered yet. */

@@ -63,16 +63,18 @@ export class ExclusiveLease {
 
   /** Waits for a reply, for so long as a reply may take, and says what happened to the connection when none comes. */
   reply<Result>(work: PromiseLike<Result>, options: { bounded: boolean; outcome?: 'unknown' }): Promise<Result> {
-    const bounded = options.bounded
-      ? this.#holder.timeouts.bound(work, () => {
-          // What was asked may still be answered, and then to somebody else.
-          this.client.drop('Command timed out')
-          return new Error('Command timed out')
-        })
-      : Promise.resolve(work)
-    return bounded.catch((error: unknown) => {
-      throw this.failure(error, options.outcome)
-    })
+    const failed = (error: unknown) => this.failure(error, options.outcome)
+    if (!options.bounded) {
+      return Promise.resolve(work).catch((error: unknown) => {
+        throw failed(error)
+      })
+    }
+    const late = () => {
+      // What was asked may still be answered, and then to somebody else.
+      this.client.drop('Command timed out')
+      return failed(new Error('Command timed out'))
+    }
+    return this.#holder.timeouts.bound(work, late, failed)
   }
 
   /** What a failed command is reported as. */
@@ -81,7 +83,7 @@ export class ExclusiveLease {
       this.#holder.refused(error)
       return error
     }
-    if (outcome !== undefined) return this.client.lostError(error, outcome)
+    if (outcome !== undefined && !wasNotSent(error)) return this.client.lostError(error, outcome)
     return this.#holder.scope.cancelReason ?? this.#takenBy ?? this.client.lostError(error)
   }
 
@@ -157,4 +159,9 @@ export class ExclusiveLease {
       site: this.#site?.toString(),
     }
   }
+}
+
+/** ioredis' word for a command that it did not write, because the socket was closed already. */
+function wasNotSent(error: unknown): boolean {
+  return error instanceof Error && error.message.startsWith("Stream isn't writeable")
 }

@@ -5,7 +5,7 @@ import type { Logger } from '../scope/logger.ts'
 import { connectionFailure, isConnectionFailure, isWrongDatabase } from './connection-failure.ts'
 import { placeOf } from './exclusive-client.ts'
 import type { RedisConfig } from './options.ts'
-import { PendingReply, ReplyTimeouts } from './reply-timeouts.ts'
+import { ReplyTimeouts } from './reply-timeouts.ts'
 import type { Script, ScriptClient } from './script.ts'
 
 type Client = Redis | Cluster
@@ -47,7 +47,9 @@ export class SharedClient {
   }
 
   get isReady(): boolean {
-    return this.client.status === 'ready'
+    const { client } = this
+    // Of its end ioredis tells later than the socket knows; what is sent in between it would keep for the next one.
+    return client.status === 'ready' && (this.isCluster || (client as Redis).stream.writable)
   }
 
   get lastError(): unknown {
@@ -109,37 +111,25 @@ export class SharedClient {
 
   /** Sends a command by the name of its method. */
   send(method: string, args: readonly unknown[]): Promise<unknown> {
-    return this.sending((client) => (client as unknown as Methods)[method]?.(...args) as Promise<unknown>)
+    if (!this.isReady) return this.sending((client) => call(client, method, args))
+    this.#cork()
+    return this.timeouts.bound(call(this.client, method, args), this.#late, this.#failed)
   }
 
   /** Sends what `send` sends, once the connection is there, and bounds how long that takes altogether. */
   sending<Result>(send: (client: Client) => PromiseLike<Result>): Promise<Result> {
-    return new Promise<Result>((resolve, reject) => {
-      const pending = new PendingReply(() => reject(this.failure(new Error('Command timed out'))))
-      this.timeouts.add(pending)
-      const succeed = (result: Result) => {
-        if (pending.settled) return
-        this.timeouts.remove(pending)
-        resolve(result)
-      }
-      const fail = (error: unknown) => {
-        if (pending.settled) return
-        this.timeouts.remove(pending)
-        reject(this.failure(error))
-      }
-      const go = () => {
-        if (pending.settled) return
-        try {
-          this.#cork()
-          send(this.client).then(succeed, fail)
-        } catch (error) {
-          fail(error)
-        }
-      }
-      if (this.client.status === 'ready') go()
-      else this.#whenReady().then(go, fail)
-    })
+    const begin = () => {
+      this.#cork()
+      return send(this.client)
+    }
+    if (this.isReady) return this.timeouts.bound(begin(), this.#late, this.#failed)
+    // Between the event and us it may have gone again.
+    const begunWhenReady = () => (this.isReady ? begin() : Promise.reject(new Error('Connection is closed.')))
+    return this.timeouts.boundAfter(this.#whenReady(), begunWhenReady, this.#late, this.#failed)
   }
+
+  readonly #late = (): unknown => this.failure(new Error('Command timed out'))
+  readonly #failed = (error: unknown): unknown => this.failure(error)
 
   /** Runs a script of ours. */
   run(
@@ -186,19 +176,25 @@ export class SharedClient {
 
   #becomeReady(): Promise<void> {
     const { client } = this
-    if (client.status === 'ready') return Promise.resolve()
+    if (this.isReady) return Promise.resolve()
+    // The end of the one before is no failure of the next.
+    let closing = client.status === 'ready'
     return new Promise((resolve, reject) => {
       const settle = (error?: unknown) => {
         client.off('ready', succeed)
-        client.off('close', fail)
+        client.off('close', failUnlessClosing)
         client.off('end', fail)
         if (error === undefined) resolve()
         else reject(error)
       }
       const succeed = () => settle()
       const fail = () => settle(this.#lastError ?? new Error('Connection is closed.'))
+      const failUnlessClosing = () => {
+        if (!closing) fail()
+        closing = false
+      }
       client.on('ready', succeed)
-      client.on('close', fail)
+      client.on('close', failUnlessClosing)
       client.on('end', fail)
       if (client.status === 'wait' || (client.status === 'end' && this.#owned)) client.connect().catch(settle)
       else if (client.status === 'end') fail()
@@ -239,6 +235,10 @@ export class SharedClient {
   }
 }
 
+function call(client: Client, method: string, args: readonly unknown[]): Promise<unknown> {
+  return (client as unknown as Methods)[method]?.(...args) as Promise<unknown>
+}
+
 function ignore(): void {}
 
 function neverResends(client: Client): boolean {
@@ -250,7 +250,7 @@ function clientOf(config: RedisConfig): Client {
   if (source.tag === 'client') return source.client
   const own = {
     lazyConnect: true,
-    enableOfflineQueue: true,
+    enableOfflineQueue: false,
     autoResendUnfulfilledCommands: false,
     maxRetriesPerRequest: null,
     retryStrategy: reconnectDelayMs,
