@@ -142,21 +142,19 @@ export class DirectResponse extends ResponseLifetime implements HeadWatch {
     this.#answeredFor = true
   }
 
-  // What the head waits for. It counts as running: the scope must not end under it.
-
-  /** @internal */
+  /** For the gate: what the head waits for. It counts as running, because the scope must not end under it. */
   settle(statusCode: number): Promise<void> | undefined {
     const settling = this.transaction?.settle(statusCode)
     if (settling !== undefined) this.#begin()
     return settling
   }
 
-  /** @internal */
+  /** For the gate. */
   passed(): void {
     this.#settled()
   }
 
-  /** @internal */
+  /** For the gate. */
   refused(error: unknown): void {
     this.#hasFailed = true
     this.#answeredFor = true

@@ -172,6 +172,12 @@ export class ResponseLifetime {
     this.#endWhenOver()
     if (this.#isOver()) return
     if (this.#handler === 'awaiting-reply') this.watchForReply()
+    // A handler that has replied just now settles in this turn of the loop, and needs no timer.
+    queueMicrotask(() => this.#startSettleTimer())
+  }
+
+  #startSettleTimer(): void {
+    if (this.#isOver()) return
     this.#settleTimer = outsideEveryScope(() => setTimeout(() => this.#giveUp(), this.#settleTimeoutMs))
     this.#settleTimer.unref()
   }
