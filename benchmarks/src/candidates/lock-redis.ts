@@ -7,11 +7,25 @@ interface Script {
 
 /** A resource over one client that offers what locks use of Redis, and hands out nothing. */
 export function lockRedis(url: string, options: { readonly pipelined: boolean }): Resource<undefined> {
-  const client = new Redis(url, { lazyConnect: true, enableAutoPipelining: options.pipelined })
+  const client = new Redis(url, { lazyConnect: true })
+  let isCorked = false
+  /** What is sent in one turn goes out in one piece. */
+  const cork = () => {
+    if (isCorked || !options.pipelined) return
+    isCorked = true
+    const { stream } = client
+    stream.cork()
+    process.nextTick(() => {
+      isCorked = false
+      stream.uncork()
+    })
+  }
   const access = {
     isCluster: false,
-    run: (script: Script, keys: readonly string[], args: readonly (string | number)[]) =>
-      script.run(client, keys, args),
+    run(script: Script, keys: readonly string[], args: readonly (string | number)[]) {
+      cork()
+      return script.run(client, keys, args)
+    },
     subscriber: () => new Redis(url),
   }
   return {

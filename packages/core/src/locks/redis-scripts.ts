@@ -3,7 +3,7 @@ import { Script } from '../redis/script.ts'
 /**
  * What the scripts share. Every lock has four keys, in one slot:
  *
- * - its state, a hash: `xt` the exclusive holder's token, `xu` until when (µs), `xg` since when, `xi` who it is, `xc` the
+ * - its state, a hash: `xt` the exclusive holder's token (without one, the rest of `x…` is of the last holder), `xu` until when (µs), `xg` since when, `xi` who it is, `xc` the
  *   channel of the process it was handed to and that has not renewed it yet; `f` the last fence, `q` the last ticket of the
  *   queue; for shared holders `i:<token>` and `c:<token>`, as `xi` and `xc`
  * - its shared holders, a sorted set of tokens by until when
@@ -32,7 +32,7 @@ end
 local function dropExpired(k)
   local x = redis.call('HMGET', KEYS[k + STATE], 'xt', 'xu', 'xc')
   if x[1] and tonumber(x[2]) <= now then
-    redis.call('HDEL', KEYS[k + STATE], 'xt', 'xu', 'xg', 'xi', 'xc')
+    redis.call('HDEL', KEYS[k + STATE], 'xt', 'xc')
     if x[3] then forgetProcess(k, x[3]) end
   end
   for _, token in ipairs(redis.call('ZRANGEBYSCORE', KEYS[k + SHARERS], '-inf', micros(now))) do
@@ -130,8 +130,8 @@ end
 
 -- How long, in milliseconds, until the first of those who hold it now must have renewed or it is free; -1 if nobody does.
 local function remaining(k)
-  local x = redis.call('HGET', KEYS[k + STATE], 'xu')
-  local first = x and tonumber(x)
+  local x = redis.call('HMGET', KEYS[k + STATE], 'xt', 'xu')
+  local first = x[1] and tonumber(x[2])
   if not first then
     local sharer = redis.call('ZRANGE', KEYS[k + SHARERS], 0, 0, 'WITHSCORES')
     first = sharer[2] and tonumber(sharer[2])
@@ -141,8 +141,8 @@ end
 
 -- Who holds it, and since how many milliseconds.
 local function holder(k)
-  local x = redis.call('HMGET', KEYS[k + STATE], 'xi', 'xg')
-  if x[1] then return x[1], math.floor((now - tonumber(x[2])) / 1000) end
+  local x = redis.call('HMGET', KEYS[k + STATE], 'xt', 'xi', 'xg')
+  if x[1] then return x[2], math.floor((now - tonumber(x[3])) / 1000) end
   local sharer = redis.call('ZRANGE', KEYS[k + SHARERS], 0, 0)[1]
   local noted = sharer and redis.call('HGET', KEYS[k + STATE], 'i:' .. sharer)
   if not noted then return '', 0 end
@@ -180,10 +180,12 @@ export const ACQUIRE = new Script(`${NOW}
 if #KEYS == 4 and ARGV[2] == 'x' then
   local state = redis.call('HMGET', KEYS[1], 'xt', 'f')
   if not state[1] and redis.call('EXISTS', KEYS[2], KEYS[3]) == 0 then
-    local fence = micros(math.max(tonumber(state[2] or '0') + 1, now))
-    redis.call('HSET', KEYS[1], 'xt', ARGV[1], 'xu', micros(now + ARGV[4] * 1000), 'xg', micros(now), 'xi', ARGV[10], 'f', fence)
-    redis.call('PEXPIRE', KEYS[1], math.max(86400000, ARGV[4] + 1000))
-    return {1, fence, micros(now)}
+    local last, nowText, leaseMs = tonumber(state[2] or '0'), micros(now), tonumber(ARGV[4])
+    local fence = last < now and nowText or micros(last + 1)
+    redis.call('HSET', KEYS[1], 'xt', ARGV[1], 'xu', micros(now + leaseMs * 1000), 'xg', nowText, 'xi', ARGV[10], 'f', fence)
+    -- The last fence tells how long ago the key was made to last for a day.
+    if now - last > 3600000000 or leaseMs > 3600000 then redis.call('PEXPIRE', KEYS[1], math.max(86400000, leaseMs * 2)) end
+    return {1, fence, nowText}
   end
 end
 ${PRELUDE}
@@ -240,7 +242,7 @@ return {2, micros(now), remaining(1), heldBy, heldMs}
  */
 export const RELEASE = new Script(`
 if #KEYS == 4 and redis.call('EXISTS', KEYS[3]) == 0 and redis.call('HGET', KEYS[1], 'xt') == ARGV[1] then
-  redis.call('HDEL', KEYS[1], 'xt', 'xu', 'xg', 'xi', 'xc')
+  redis.call('HDEL', KEYS[1], 'xt', 'xc')
   return {1, '', 0}
 end
 ${NOW}${PRELUDE}
@@ -248,7 +250,7 @@ local token, claimMs, countsListeners = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '
 local held = 0
 for k = 1, #KEYS, 4 do
   if redis.call('HGET', KEYS[k + STATE], 'xt') == token then
-    redis.call('HDEL', KEYS[k + STATE], 'xt', 'xu', 'xg', 'xi', 'xc')
+    redis.call('HDEL', KEYS[k + STATE], 'xt', 'xc')
     held = held + 1
   elseif redis.call('ZREM', KEYS[k + SHARERS], token) == 1 then
     redis.call('HDEL', KEYS[k + STATE], 'i:' .. token, 'c:' .. token)
