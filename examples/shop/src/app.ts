@@ -6,6 +6,7 @@ import { productRoutes } from './routes/products.ts'
 import { quoteRoutes } from './routes/quotes.ts'
 import { reportRoutes } from './routes/reports.ts'
 import { signupRoutes } from './routes/signup.ts'
+import { supportRoutes } from './routes/support.ts'
 import type { ShopScopes } from './scopes.ts'
 
 export interface AppOptions {
@@ -23,6 +24,7 @@ export async function buildApp({ scopes, logger = false }: AppOptions): Promise<
   await app.register(quoteRoutes)
   await app.register(reportRoutes)
   await app.register(signupRoutes)
+  await app.register(supportRoutes)
   await app.register(operationRoutes, { scopes })
   return app
 }
