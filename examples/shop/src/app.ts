@@ -10,6 +10,7 @@ import { quoteRoutes } from './routes/quotes.ts'
 import { reportRoutes } from './routes/reports.ts'
 import { reservationRoutes } from './routes/reservations.ts'
 import { signupRoutes } from './routes/signup.ts'
+import { supportRoutes } from './routes/support.ts'
 import { webhookRoutes } from './routes/webhooks.ts'
 import type { ShopScopes } from './scopes.ts'
 
@@ -33,6 +34,7 @@ export async function buildApp({ scopes, logger = false }: AppOptions): Promise<
     await app.register(reservationRoutes)
     await app.register(marketRoutes)
   }
+  await app.register(supportRoutes)
   await app.register(operationRoutes, { scopes })
   await app.register(reqscopeWorkers, { jobs: shopJobs })
   app.addHook('onReady', () => scheduleStockCheck(scopes))

@@ -55,7 +55,12 @@ export async function history(options: HistoryOptions): Promise<History> {
     const child = spawn(process.execPath, [program, JSON.stringify(worker)], { stdio: ['pipe', 'pipe', 'inherit'] })
     const lines = createInterface({ input: child.stdout })
     lines.on('line', (line) => records.push(JSON.parse(line) as Record))
-    return { child, ended: once(child, 'exit') as Promise<[number | null]>, read: once(lines, 'close') }
+    return {
+      child,
+      begun: once(lines, 'line'),
+      ended: once(child, 'exit') as Promise<[number | null]>,
+      read: once(lines, 'close'),
+    }
   })
   // A pause hurts where it hits a holder.
   const aHolder = () => {
@@ -70,6 +75,8 @@ export async function history(options: HistoryOptions): Promise<History> {
   }
   const disturbance = { pauses: 0, cuts: 0, restarts: 0 }
   try {
+    // Whoever is cut off while it starts has not started; that is another story.
+    await Promise.all(workers.map(({ begun, ended }) => Promise.race([begun, ended])))
     const until = performance.now() + options.seconds * 1_000
     await Promise.all([
       delay(options.seconds * 1_000),

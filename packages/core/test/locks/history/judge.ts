@@ -66,7 +66,8 @@ export function judge(records: readonly Record[], options: { readonly toleranceM
       }
       case 'done': {
         const it = held.get(record.hold)
-        if (it !== undefined) it.over = record.at
+        if (it === undefined || it.over <= record.at) break // it was told before, by the signal
+        it.over = record.at
         if (record.lost) counts.lost++
         break
       }
