@@ -1,7 +1,7 @@
 import { writeFile } from 'node:fs/promises'
 import { cpus, totalmem } from 'node:os'
 import { parseArgs } from 'node:util'
-import { createDatabase, startPostgres } from '@reqscope/services'
+import { createDatabase, startPostgres, startRedis } from '@reqscope/services'
 import postgres from 'postgres'
 import { PRODUCTS } from './candidates/products.ts'
 import { compile } from './compile.ts'
@@ -40,13 +40,14 @@ console.error('compiling packages and candidates …')
 await compile()
 const server = await startPostgres()
 const database = await createDatabase(server)
+const redis = await startRedis({ own: true })
 const results: RowResult[] = []
 let bytesPerScope: number | undefined
 try {
   await seed(database.url)
   for (const row of rows.filter(({ name }) => wanted(name))) {
     console.error(`measuring: ${row.name} …`)
-    const result = await measureRow(row, database.url, effort)
+    const result = await measureRow(row, { DATABASE_URL: database.url, REDIS_URL: redis.url }, effort)
     results.push(result)
     print(result)
   }
@@ -56,7 +57,7 @@ try {
   }
 } finally {
   await database.drop()
-  await server.stop()
+  await Promise.all([server.stop(), redis.stop()])
 }
 
 const machine = {

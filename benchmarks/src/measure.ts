@@ -36,9 +36,9 @@ interface Measurement extends LoadResult {
 }
 
 /** Runs both candidates in turn, A B B A …, each in a process of its own, loaded from a third one. */
-export async function measureRow(row: Row, databaseUrl: string, effort: Effort): Promise<RowResult> {
+export async function measureRow(row: Row, env: Record<string, string>, effort: Effort): Promise<RowResult> {
   const load = new Child('load.js')
-  const sides = { ours: new Contender(row.ours, databaseUrl), baseline: new Contender(row.baseline, databaseUrl) }
+  const sides = { ours: new Contender(row.ours, env), baseline: new Contender(row.baseline, env) }
   try {
     for (const contender of Object.values(sides)) await contender.measure(load, row.connections, effort.warmUpSeconds)
     const ours: Measurement[] = []
@@ -90,9 +90,9 @@ class Contender {
   readonly #child: Child
   #url: Promise<string>
 
-  constructor(candidate: Candidate, databaseUrl: string) {
+  constructor(candidate: Candidate, env: Record<string, string>) {
     this.#candidate = candidate
-    this.#child = new Child(candidate.program, { env: { DATABASE_URL: databaseUrl } })
+    this.#child = new Child(candidate.program, { env })
     this.#url = this.#child.answer<{ url: string }>().then(({ url }) => url)
   }
 

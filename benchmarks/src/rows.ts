@@ -16,6 +16,8 @@ export interface Row {
 }
 
 const reqscope = (path: string): Candidate => ({ name: 'reqscope', program: 'candidates/reqscope.js', path })
+const jobs = (name: string, path: string): Candidate => ({ name, program: 'candidates/jobs-reqscope.js', path })
+const bareJobs = (name: string, path: string): Candidate => ({ name, program: 'candidates/jobs-bullmq.js', path })
 const drizzle = (name: string, path: string): Candidate => ({
   name,
   program: 'candidates/drizzle-shared-pool.js',
@@ -55,6 +57,30 @@ export const rows: readonly Row[] = [
     connections: 200,
     atLeast: 10,
     aim: 15,
+  },
+  {
+    name: '64 enqueues without a transaction',
+    ours: jobs('scope.enqueue', '/enqueue'),
+    baseline: bareJobs('queue.add', '/enqueue'),
+    connections: 4,
+    atLeast: 0.95,
+    aim: 1,
+  },
+  {
+    name: 'an enqueue in a transaction, Postgres transport',
+    ours: jobs('part of the transaction', '/in-transaction'),
+    baseline: jobs('outbox and relay', '/outbox'),
+    connections: 32,
+    atLeast: 1.5,
+    aim: 1.5,
+  },
+  {
+    name: '64 empty jobs at once, each in a scope',
+    ours: jobs('scopes.work', '/run'),
+    baseline: bareJobs('a bare BullMQ worker', '/run'),
+    connections: 1,
+    atLeast: 0.95,
+    aim: 1,
   },
 ]
 
