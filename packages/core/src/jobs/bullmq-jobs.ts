@@ -78,27 +78,45 @@ export class BullmqJobs implements JobSystem<BullmqWorkers> {
     return workers
   }
 
-  async enqueue(
-    scope: Scope,
-    job: Enqueueable<never>,
-    data: readonly unknown[],
-    options: EnqueueOptions | undefined,
-  ): Promise<string[]> {
-    const { transport } = this.#attached
-    if (!isJobDefinition(job)) throw new InvalidOptionError('enqueue.job', job, 'what defineJob returned')
-    const opts = jobOptions(job, options)
-    const limits = { maxBytes: this.#config.maxPayloadBytes, asJsonb: transport.name === 'postgres' }
-    const { name, queue } = job
-    const isInTransaction = this.#isInTransaction(scope)
-    if (data.length === 1 && !isInTransaction) {
-      const added = await queued(transport.queue(queue).add(name, checkedPayload(name, data[0], limits), opts))
-      return [String(added.id)]
+  async enqueue(scope: Scope, job: Enqueueable, data: unknown, options?: EnqueueOptions): Promise<string> {
+    const { name, queue, opts } = checkedJob(job, options)
+    const transport = this.#opened
+    const checked = checkedPayload(name, data, transport.limits)
+    if (this.#isInTransaction(scope)) {
+      const [id] = await transport.addInTransaction(scope, [{ queue, name, data: checked, opts }])
+      return id as string
     }
-    const entries: JobEntry[] = data.map((each) => ({ queue, name, data: checkedPayload(name, each, limits), opts }))
+    try {
+      const { id } = await transport.queue(queue).add(name, checked, opts)
+      return id as string
+    } catch (error) {
+      throw reportedLoss(error)
+    }
+  }
+
+  async enqueueAll(
+    scope: Scope,
+    job: Enqueueable,
+    data: readonly unknown[],
+    options?: EnqueueOptions,
+  ): Promise<string[]> {
+    const { name, queue, opts } = checkedJob(job, options)
+    const transport = this.#opened
+    if (!Array.isArray(data)) throw new InvalidOptionError('enqueueAll.data', data, 'a list')
+    const entries: JobEntry[] = data.map((each) => ({
+      queue,
+      name,
+      data: checkedPayload(name, each, transport.limits),
+      opts,
+    }))
     if (entries.length === 0) return []
-    if (isInTransaction) return transport.addInTransaction(scope, entries)
-    const all = await queued(transport.queue(queue).addBulk(entries))
-    return all.map(({ id }) => String(id))
+    if (this.#isInTransaction(scope)) return transport.addInTransaction(scope, entries)
+    try {
+      const all = await transport.queue(queue).addBulk(entries)
+      return all.map(({ id }) => id as string)
+    } catch (error) {
+      throw reportedLoss(error)
+    }
   }
 
   /** @throws InvalidOptionError in a transaction of another resource than the jobs'. */
@@ -143,6 +161,10 @@ export class BullmqJobs implements JobSystem<BullmqWorkers> {
     return this.#attached.transport.flowProducer().add(flow)
   }
 
+  get #opened(): Transport {
+    return this.#transport ?? this.#attached.transport
+  }
+
   get #attached(): { runtime: JobRuntime; transport: Transport } {
     if (this.#runtime === undefined || this.#transport === undefined) {
       throw new InvalidOptionError('bullmq', this, 'given to createScopes before it is used')
@@ -172,6 +194,11 @@ function chosen(
 const KNOWN = ['delayMs', 'priority', 'deduplication', 'jobId'] as const
 // What a definition says of each job is worked out once.
 const ofDefinition = new WeakMap<object, JobsOptions>()
+
+function checkedJob(job: Enqueueable, options: EnqueueOptions | undefined) {
+  if (!isJobDefinition(job)) throw new InvalidOptionError('enqueue.job', job, 'what defineJob returned')
+  return { name: job.name, queue: job.queue, opts: jobOptions(job, options) }
+}
 
 function jobOptions(job: JobDefinition<never, never>, options: EnqueueOptions | undefined): JobsOptions {
   let defaults = ofDefinition.get(job)
@@ -216,25 +243,21 @@ function deduplicationOf({ id, ttlMs, extend, replace }: NonNullable<EnqueueOpti
   }
 }
 
-/** What a store that is away makes of an enqueue: whether the job is there is not known then. */
-async function queued<Result>(adding: Promise<Result>): Promise<Result> {
-  try {
-    return await adding
-  } catch (cause) {
-    const { name, message, code } = cause as { name?: string; message?: string; code?: string }
-    const isLost =
-      name === 'MaxRetriesPerRequestError' ||
-      /^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|08|57P0)/.test(code ?? '') ||
-      /Command timed out|Connection is closed|Connection terminated|timeout exceeded when trying to connect/.test(
-        message ?? '',
-      )
-    if (isReqscopeError(cause) || !isLost) throw cause
-    throw new ConnectionLostError({
-      resource: 'jobs',
-      reason: 'lost',
-      outcome: 'unknown',
-      message: `The queue could not be reached: ${message}. Whether the job was enqueued is unknown; with a jobId of your own it can be enqueued again.`,
-      cause,
-    })
-  }
+/** What is said of a store that is away: whether the job is there is not known then. */
+function reportedLoss(cause: unknown): unknown {
+  const { name, message, code } = cause as { name?: string; message?: string; code?: string }
+  const isLost =
+    name === 'MaxRetriesPerRequestError' ||
+    /^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|08|57P0)/.test(code ?? '') ||
+    /Command timed out|Connection is closed|Connection terminated|timeout exceeded when trying to connect/.test(
+      message ?? '',
+    )
+  if (isReqscopeError(cause) || !isLost) return cause
+  return new ConnectionLostError({
+    resource: 'jobs',
+    reason: 'lost',
+    outcome: 'unknown',
+    message: `The queue could not be reached: ${message}. Whether the job was enqueued is unknown; with a jobId of your own it can be enqueued again.`,
+    cause,
+  })
 }

@@ -238,13 +238,17 @@ export class Scope implements ScopeDescription {
    * @throws ScopeLeakError for data that belongs to a scope, with the path.
    * @throws ConnectionLostError where the queue can't be reached.
    */
-  async enqueue<Input, Data extends Input>(
+  enqueue<Input, Data extends Input>(
     job: Enqueueable<Input>,
     data: Data & Json<Data>,
     options?: EnqueueOptions,
   ): Promise<string> {
-    const [id] = await this.#jobs('enqueue').enqueue(this, job as Enqueueable, [data], options)
-    return id as string
+    // Not async: with one promise less it is noticeably quicker.
+    try {
+      return this.#jobs('enqueue').enqueue(this, job as Enqueueable, data, options)
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   /** Puts several jobs of one kind into their queue, in this order and at once; see {@link enqueue}. */
@@ -253,7 +257,7 @@ export class Scope implements ScopeDescription {
     data: readonly (Data & Json<Data>)[],
     options?: EnqueueOptions,
   ): Promise<string[]> {
-    return this.#jobs('enqueueAll').enqueue(this, job as Enqueueable, data, options)
+    return this.#jobs('enqueueAll').enqueueAll(this, job as Enqueueable, data, options)
   }
 
   #jobs(operation: string): JobSystem {

@@ -10,6 +10,7 @@ import type { Scope } from '../../scope/scope.ts'
 import { backgroundTask } from '../background-task.ts'
 import { checkOutboxOptions, type JobsConfig, type OutboxConfig, type RedisTransportOptions } from '../options.ts'
 import { Outbox, type OutboxRow } from '../outbox.ts'
+import type { PayloadLimits } from '../payload.ts'
 import { Relay } from '../relay.ts'
 import { Sweeper } from '../sweeper.ts'
 import { forgetUnlessReady, type JobEntry, type Transport } from './transport.ts'
@@ -56,6 +57,7 @@ function urlOptions(url: string): RedisOptions {
 /** BullMQ on Redis. In a transaction a job goes through the outbox, and is relayed once that has committed. */
 export class RedisTransport implements Transport {
   readonly name = 'redis'
+  readonly limits: PayloadLimits
   readonly #runtime: JobRuntime
   readonly #config: RedisTransportConfig
   readonly #jobs: JobsConfig
@@ -71,6 +73,7 @@ export class RedisTransport implements Transport {
   constructor(runtime: JobRuntime, access: PostgresAccess | undefined, jobs: JobsConfig, config: RedisTransportConfig) {
     this.#runtime = runtime
     this.#jobs = jobs
+    this.limits = { maxBytes: jobs.maxPayloadBytes, asJsonb: false }
     this.#config = config
     if (access === undefined) return
     this.#outbox = new Outbox(access, config.outbox)
