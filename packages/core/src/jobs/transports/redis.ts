@@ -155,9 +155,18 @@ export class RedisTransport implements Transport {
   }
 
   async addInTransaction(scope: Scope, entries: readonly JobEntry[]): Promise<string[]> {
-    const ids = (await this.#outbox?.insert(scope, entries)) ?? []
+    const telemetry = this.#traceOfCaller()
+    const traced =
+      telemetry === undefined ? entries : entries.map((entry) => ({ ...entry, opts: { ...entry.opts, telemetry } }))
+    const ids = (await this.#outbox?.insert(scope, traced)) ?? []
     scope.afterCommit(() => this.#relay?.soon(ids))
     return ids
+  }
+
+  /** What `queue.add` would send along; the relay has a context of its own. */
+  #traceOfCaller(): { metadata: string } | undefined {
+    const manager = this.#jobs.telemetry?.contextManager
+    return manager && { metadata: manager.getMetadata(manager.active()) }
   }
 
   async #add(queue: string, rows: readonly OutboxRow[]): Promise<void> {
