@@ -12,22 +12,24 @@ import { checkedPayload } from './payload.ts'
 import type { JobEntry, Transport } from './transports/transport.ts'
 import { BullmqWorkers } from './worker.ts'
 
-type MakeTransport = (runtime: JobRuntime, access: PostgresAccess | undefined, config: JobsConfig) => Transport
+/** Called when the runtime is made, so that what is wrong is said then; what it returns, when the runtime starts. */
+type PrepareTransport = (runtime: JobRuntime, access: PostgresAccess | undefined) => () => Promise<Transport>
 
 /** The jobs of a runtime, on BullMQ; made by `bullmq(…)`. */
 export class BullmqJobs implements JobSystem<BullmqWorkers> {
   readonly #config: JobsConfig
-  readonly #makeTransport: MakeTransport
+  readonly #prepare: PrepareTransport
   readonly #workers = new Set<BullmqWorkers>()
   #runtime: JobRuntime | undefined
+  #load: (() => Promise<Transport>) | undefined
   #transport: Transport | undefined
   #accesses: readonly PostgresAccess[] = []
   #access: PostgresAccess | undefined
 
   /** @internal Use `bullmq`. */
-  constructor(config: JobsConfig, makeTransport: MakeTransport) {
+  constructor(config: JobsConfig, prepare: PrepareTransport) {
     this.#config = config
-    this.#makeTransport = makeTransport
+    this.#prepare = prepare
   }
 
   attach(runtime: JobRuntime): void {
@@ -41,11 +43,12 @@ export class BullmqJobs implements JobSystem<BullmqWorkers> {
     this.#runtime = runtime
     this.#accesses = Object.values(runtime.resources).flatMap((resource) => postgresAccessOf(resource) ?? [])
     this.#access = chosen(this.#config.resource, this.#accesses, runtime.resources)
-    this.#transport = this.#makeTransport(runtime, this.#access, this.#config)
+    this.#load = this.#prepare(runtime, this.#access)
   }
 
-  start(): Promise<void> {
-    return this.#attached.transport.start()
+  async start(): Promise<void> {
+    this.#transport = await this.#load?.()
+    await this.#transport?.start()
   }
 
   async drain(timeoutMs: number): Promise<void> {
@@ -53,16 +56,17 @@ export class BullmqJobs implements JobSystem<BullmqWorkers> {
     await Promise.all([...this.#workers].map((workers) => workers.close({ timeoutMs: timeout })))
   }
 
-  stop({ timeoutMs }: { readonly timeoutMs: number }): Promise<void> {
-    return this.#attached.transport.stop(timeoutMs)
+  async stop({ timeoutMs }: { readonly timeoutMs: number }): Promise<void> {
+    await this.#transport?.stop(timeoutMs)
   }
 
-  health(): Promise<ResourceHealth> {
-    return this.#attached.transport.health()
+  async health(): Promise<ResourceHealth> {
+    return this.#transport?.health() ?? { status: 'down', error: 'the runtime is not started' }
   }
 
   async work(jobs: readonly Enqueueable<never>[], options: WorkOptions): Promise<BullmqWorkers> {
-    const { runtime, transport } = this.#attached
+    const runtime = this.#runtime as JobRuntime
+    const transport = this.#opened
     if (!Array.isArray(jobs) || jobs.length === 0 || !jobs.every(isJobDefinition)) {
       throw new InvalidOptionError('work.jobs', jobs, 'a list of what defineJob returned')
     }
@@ -135,12 +139,12 @@ export class BullmqJobs implements JobSystem<BullmqWorkers> {
 
   /** BullMQ's queue of a job, for everything Reqscope adds nothing to: job schedulers, counts, pausing, retries. */
   queueOf(job: Enqueueable<never> | string): Queue {
-    return this.#attached.transport.queue(typeof job === 'string' ? job : job.queue)
+    return this.#opened.queue(typeof job === 'string' ? job : job.queue)
   }
 
   /** BullMQ's events of a job's queue, over a connection of their own that is closed with the runtime. */
   queueEventsOf(job: Enqueueable<never> | string): QueueEvents {
-    return this.#attached.transport.queueEvents(typeof job === 'string' ? job : job.queue)
+    return this.#opened.queueEvents(typeof job === 'string' ? job : job.queue)
   }
 
   /**
@@ -158,18 +162,12 @@ export class BullmqJobs implements JobSystem<BullmqWorkers> {
           'it would be there although the transaction rolls back. Add it in scope.afterCommit(fn), or enqueue a job that adds it.',
       })
     }
-    return this.#attached.transport.flowProducer().add(flow)
+    return this.#opened.flowProducer().add(flow)
   }
 
   get #opened(): Transport {
-    return this.#transport ?? this.#attached.transport
-  }
-
-  get #attached(): { runtime: JobRuntime; transport: Transport } {
-    if (this.#runtime === undefined || this.#transport === undefined) {
-      throw new InvalidOptionError('bullmq', this, 'given to createScopes before it is used')
-    }
-    return { runtime: this.#runtime, transport: this.#transport }
+    if (this.#transport !== undefined) return this.#transport
+    throw new InvalidOptionError('bullmq', this, 'used after scopes.start(), which the adapters call')
   }
 }
 

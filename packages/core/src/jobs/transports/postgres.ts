@@ -48,13 +48,13 @@ export class PostgresTransport implements Transport {
   constructor(
     access: PostgresAccess | undefined,
     jobs: JobsConfig,
-    options: { connection: PoolConfig | undefined; migrate: boolean },
+    options: { readonly connection: PoolConfig; readonly migrate: boolean },
   ) {
     this.#access = access
     this.#jobs = jobs
     this.limits = { maxBytes: jobs.maxPayloadBytes, asJsonb: true }
     this.#migrate = options.migrate
-    this.#config = options.connection ?? configOf(access)
+    this.#config = options.connection
   }
 
   async start(): Promise<void> {
@@ -228,16 +228,4 @@ class TransactionPool extends EventEmitter {
   }
 
   async end(): Promise<void> {}
-}
-
-function configOf(access: PostgresAccess | undefined): PoolConfig {
-  if (access === undefined) {
-    throw new InvalidOptionError(
-      'bullmq.connection',
-      undefined,
-      'given on the postgres transport, or a postgres(…) among the resources',
-    )
-  }
-  const { password, ...target } = access.target()
-  return { ...target, ...(password !== undefined && { password }) }
 }
