@@ -43,6 +43,8 @@ export interface ScopeInit {
   readonly onAbort?: 'cancel' | 'finish' | undefined
   /** The logger whose child `scope.log` is; the runtime's by default. */
   readonly logger?: Logger | undefined
+  /** What `scope.log` says besides the scope's id; its child is made when it is first used. */
+  readonly logBindings?: object | undefined
 }
 
 /** What `scope.spawn` was given. */
@@ -95,6 +97,7 @@ export class Scope implements ScopeDescription {
   #deadlineTimer: NodeJS.Timeout | undefined
   #parentLogger: Logger | undefined
   #log: Logger | undefined
+  readonly #logBindings: object | undefined
   #spawned: SpawnedTask[] | undefined
   // Its neighbours among the open scopes of its runtime. Private: whoever prints a scope must not see other requests.
   #older: Scope | undefined
@@ -129,6 +132,7 @@ export class Scope implements ScopeDescription {
     this.name = init.name
     this.#onAbort = init.onAbort ?? 'finish'
     this.#parentLogger = init.logger
+    this.#logBindings = init.logBindings
     this.#openedAt = performance.now()
     this.deadline = init.timeoutMs === undefined ? undefined : this.#startDeadline(init.timeoutMs)
     if (opened.hasSubscribers) opened.publish({ scope: this.describe() })
@@ -149,7 +153,7 @@ export class Scope implements ScopeDescription {
 
   /** A child of the application's logger that carries the scope's id. */
   get log(): Logger {
-    this.#log ??= (this.#parentLogger ?? this.#owner.logger).child({ scopeId: this.id })
+    this.#log ??= (this.#parentLogger ?? this.#owner.logger).child({ scopeId: this.id, ...this.#logBindings })
     return this.#log
   }
 
