@@ -27,6 +27,8 @@ const peer = (path: string): Candidate => ({
   path,
 })
 const reqscope = (path: string): Candidate => ({ name: 'reqscope', program: 'candidates/reqscope.js', path })
+const jobs = (name: string, path: string): Candidate => ({ name, program: 'candidates/jobs-reqscope.js', path })
+const bareJobs = (name: string, path: string): Candidate => ({ name, program: 'candidates/jobs-bullmq.js', path })
 const drizzle = (name: string, path: string): Candidate => ({
   name,
   program: 'candidates/drizzle-shared-pool.js',
@@ -153,6 +155,30 @@ export const rows: readonly Row[] = [
     inside: true,
     atLeast: 1,
     aim: 1.2,
+  },
+  {
+    name: '64 enqueues without a transaction',
+    ours: jobs('scope.enqueue', '/enqueue'),
+    baseline: bareJobs('queue.add', '/enqueue'),
+    connections: 4,
+    atLeast: 0.95,
+    aim: 1,
+  },
+  {
+    name: 'an enqueue in a transaction, Postgres transport',
+    ours: jobs('part of the transaction', '/in-transaction'),
+    baseline: jobs('outbox and relay', '/outbox'),
+    connections: 32,
+    atLeast: 1.5,
+    aim: 1.5,
+  },
+  {
+    name: '64 empty jobs at once, each in a scope',
+    ours: jobs('scopes.work', '/run'),
+    baseline: bareJobs('a bare BullMQ worker', '/run'),
+    connections: 1,
+    atLeast: 0.95,
+    aim: 1,
   },
 ]
 

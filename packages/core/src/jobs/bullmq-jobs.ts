@@ -12,22 +12,24 @@ import { checkedPayload } from './payload.ts'
 import type { JobEntry, Transport } from './transports/transport.ts'
 import { BullmqWorkers } from './worker.ts'
 
-type MakeTransport = (runtime: JobRuntime, access: PostgresAccess | undefined, config: JobsConfig) => Transport
+/** Called when the runtime is made, so that what is wrong is said then; what it returns, when the runtime starts. */
+type PrepareTransport = (runtime: JobRuntime, access: PostgresAccess | undefined) => () => Promise<Transport>
 
 /** The jobs of a runtime, on BullMQ; made by `bullmq(…)`. */
 export class BullmqJobs implements JobSystem<BullmqWorkers> {
   readonly #config: JobsConfig
-  readonly #makeTransport: MakeTransport
+  readonly #prepare: PrepareTransport
   readonly #workers = new Set<BullmqWorkers>()
   #runtime: JobRuntime | undefined
+  #load: (() => Promise<Transport>) | undefined
   #transport: Transport | undefined
   #accesses: readonly PostgresAccess[] = []
   #access: PostgresAccess | undefined
 
   /** @internal Use `bullmq`. */
-  constructor(config: JobsConfig, makeTransport: MakeTransport) {
+  constructor(config: JobsConfig, prepare: PrepareTransport) {
     this.#config = config
-    this.#makeTransport = makeTransport
+    this.#prepare = prepare
   }
 
   attach(runtime: JobRuntime): void {
@@ -41,11 +43,12 @@ export class BullmqJobs implements JobSystem<BullmqWorkers> {
     this.#runtime = runtime
     this.#accesses = Object.values(runtime.resources).flatMap((resource) => postgresAccessOf(resource) ?? [])
     this.#access = chosen(this.#config.resource, this.#accesses, runtime.resources)
-    this.#transport = this.#makeTransport(runtime, this.#access, this.#config)
+    this.#load = this.#prepare(runtime, this.#access)
   }
 
-  start(): Promise<void> {
-    return this.#attached.transport.start()
+  async start(): Promise<void> {
+    this.#transport = await this.#load?.()
+    await this.#transport?.start()
   }
 
   async drain(timeoutMs: number): Promise<void> {
@@ -53,16 +56,17 @@ export class BullmqJobs implements JobSystem<BullmqWorkers> {
     await Promise.all([...this.#workers].map((workers) => workers.close({ timeoutMs: timeout })))
   }
 
-  stop({ timeoutMs }: { readonly timeoutMs: number }): Promise<void> {
-    return this.#attached.transport.stop(timeoutMs)
+  async stop({ timeoutMs }: { readonly timeoutMs: number }): Promise<void> {
+    await this.#transport?.stop(timeoutMs)
   }
 
-  health(): Promise<ResourceHealth> {
-    return this.#attached.transport.health()
+  async health(): Promise<ResourceHealth> {
+    return this.#transport?.health() ?? { status: 'down', error: 'the runtime is not started' }
   }
 
   async work(jobs: readonly Enqueueable<never>[], options: WorkOptions): Promise<BullmqWorkers> {
-    const { runtime, transport } = this.#attached
+    const runtime = this.#runtime as JobRuntime
+    const transport = this.#opened
     if (!Array.isArray(jobs) || jobs.length === 0 || !jobs.every(isJobDefinition)) {
       throw new InvalidOptionError('work.jobs', jobs, 'a list of what defineJob returned')
     }
@@ -78,27 +82,45 @@ export class BullmqJobs implements JobSystem<BullmqWorkers> {
     return workers
   }
 
-  async enqueue(
-    scope: Scope,
-    job: Enqueueable<never>,
-    data: readonly unknown[],
-    options: EnqueueOptions | undefined,
-  ): Promise<string[]> {
-    const { transport } = this.#attached
-    if (!isJobDefinition(job)) throw new InvalidOptionError('enqueue.job', job, 'what defineJob returned')
-    const opts = jobOptions(job, options)
-    const limits = { maxBytes: this.#config.maxPayloadBytes, asJsonb: transport.name === 'postgres' }
-    const { name, queue } = job
-    const isInTransaction = this.#isInTransaction(scope)
-    if (data.length === 1 && !isInTransaction) {
-      const added = await queued(transport.queue(queue).add(name, checkedPayload(name, data[0], limits), opts))
-      return [String(added.id)]
+  async enqueue(scope: Scope, job: Enqueueable, data: unknown, options?: EnqueueOptions): Promise<string> {
+    const { name, queue, opts } = checkedJob(job, options)
+    const transport = this.#opened
+    const checked = checkedPayload(name, data, transport.limits)
+    if (this.#isInTransaction(scope)) {
+      const [id] = await transport.addInTransaction(scope, [{ queue, name, data: checked, opts }])
+      return id as string
     }
-    const entries: JobEntry[] = data.map((each) => ({ queue, name, data: checkedPayload(name, each, limits), opts }))
+    try {
+      const { id } = await transport.queue(queue).add(name, checked, opts)
+      return id as string
+    } catch (error) {
+      throw reportedLoss(error)
+    }
+  }
+
+  async enqueueAll(
+    scope: Scope,
+    job: Enqueueable,
+    data: readonly unknown[],
+    options?: EnqueueOptions,
+  ): Promise<string[]> {
+    const { name, queue, opts } = checkedJob(job, options)
+    const transport = this.#opened
+    if (!Array.isArray(data)) throw new InvalidOptionError('enqueueAll.data', data, 'a list')
+    const entries: JobEntry[] = data.map((each) => ({
+      queue,
+      name,
+      data: checkedPayload(name, each, transport.limits),
+      opts,
+    }))
     if (entries.length === 0) return []
-    if (isInTransaction) return transport.addInTransaction(scope, entries)
-    const all = await queued(transport.queue(queue).addBulk(entries))
-    return all.map(({ id }) => String(id))
+    if (this.#isInTransaction(scope)) return transport.addInTransaction(scope, entries)
+    try {
+      const all = await transport.queue(queue).addBulk(entries)
+      return all.map(({ id }) => id as string)
+    } catch (error) {
+      throw reportedLoss(error)
+    }
   }
 
   /** @throws InvalidOptionError in a transaction of another resource than the jobs'. */
@@ -117,12 +139,12 @@ export class BullmqJobs implements JobSystem<BullmqWorkers> {
 
   /** BullMQ's queue of a job, for everything Reqscope adds nothing to: job schedulers, counts, pausing, retries. */
   queueOf(job: Enqueueable<never> | string): Queue {
-    return this.#attached.transport.queue(typeof job === 'string' ? job : job.queue)
+    return this.#opened.queue(typeof job === 'string' ? job : job.queue)
   }
 
   /** BullMQ's events of a job's queue, over a connection of their own that is closed with the runtime. */
   queueEventsOf(job: Enqueueable<never> | string): QueueEvents {
-    return this.#attached.transport.queueEvents(typeof job === 'string' ? job : job.queue)
+    return this.#opened.queueEvents(typeof job === 'string' ? job : job.queue)
   }
 
   /**
@@ -140,14 +162,12 @@ export class BullmqJobs implements JobSystem<BullmqWorkers> {
           'it would be there although the transaction rolls back. Add it in scope.afterCommit(fn), or enqueue a job that adds it.',
       })
     }
-    return this.#attached.transport.flowProducer().add(flow)
+    return this.#opened.flowProducer().add(flow)
   }
 
-  get #attached(): { runtime: JobRuntime; transport: Transport } {
-    if (this.#runtime === undefined || this.#transport === undefined) {
-      throw new InvalidOptionError('bullmq', this, 'given to createScopes before it is used')
-    }
-    return { runtime: this.#runtime, transport: this.#transport }
+  get #opened(): Transport {
+    if (this.#transport !== undefined) return this.#transport
+    throw new InvalidOptionError('bullmq', this, 'used after scopes.start(), which the adapters call')
   }
 }
 
@@ -172,6 +192,11 @@ function chosen(
 const KNOWN = ['delayMs', 'priority', 'deduplication', 'jobId'] as const
 // What a definition says of each job is worked out once.
 const ofDefinition = new WeakMap<object, JobsOptions>()
+
+function checkedJob(job: Enqueueable, options: EnqueueOptions | undefined) {
+  if (!isJobDefinition(job)) throw new InvalidOptionError('enqueue.job', job, 'what defineJob returned')
+  return { name: job.name, queue: job.queue, opts: jobOptions(job, options) }
+}
 
 function jobOptions(job: JobDefinition<never, never>, options: EnqueueOptions | undefined): JobsOptions {
   let defaults = ofDefinition.get(job)
@@ -216,25 +241,21 @@ function deduplicationOf({ id, ttlMs, extend, replace }: NonNullable<EnqueueOpti
   }
 }
 
-/** What a store that is away makes of an enqueue: whether the job is there is not known then. */
-async function queued<Result>(adding: Promise<Result>): Promise<Result> {
-  try {
-    return await adding
-  } catch (cause) {
-    const { name, message, code } = cause as { name?: string; message?: string; code?: string }
-    const isLost =
-      name === 'MaxRetriesPerRequestError' ||
-      /^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|08|57P0)/.test(code ?? '') ||
-      /Command timed out|Connection is closed|Connection terminated|timeout exceeded when trying to connect/.test(
-        message ?? '',
-      )
-    if (isReqscopeError(cause) || !isLost) throw cause
-    throw new ConnectionLostError({
-      resource: 'jobs',
-      reason: 'lost',
-      outcome: 'unknown',
-      message: `The queue could not be reached: ${message}. Whether the job was enqueued is unknown; with a jobId of your own it can be enqueued again.`,
-      cause,
-    })
-  }
+/** What is said of a store that is away: whether the job is there is not known then. */
+function reportedLoss(cause: unknown): unknown {
+  const { name, message, code } = cause as { name?: string; message?: string; code?: string }
+  const isLost =
+    name === 'MaxRetriesPerRequestError' ||
+    /^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|08|57P0)/.test(code ?? '') ||
+    /Command timed out|Connection is closed|Connection terminated|timeout exceeded when trying to connect/.test(
+      message ?? '',
+    )
+  if (isReqscopeError(cause) || !isLost) return cause
+  return new ConnectionLostError({
+    resource: 'jobs',
+    reason: 'lost',
+    outcome: 'unknown',
+    message: `The queue could not be reached: ${message}. Whether the job was enqueued is unknown; with a jobId of your own it can be enqueued again.`,
+    cause,
+  })
 }

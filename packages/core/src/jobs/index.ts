@@ -1,7 +1,13 @@
+import { InvalidOptionError } from '../errors.ts'
+import type { PostgresAccess } from '../postgres/access.ts'
 import { BullmqJobs } from './bullmq-jobs.ts'
-import { type BullmqOptions, checkJobsOptions } from './options.ts'
-import { PostgresTransport } from './transports/postgres.ts'
-import { checkRedisTransport, RedisTransport } from './transports/redis.ts'
+import {
+  type BullmqOptions,
+  checkJobsOptions,
+  checkPostgresTransport,
+  checkRedisTransport,
+  type PostgresTransportConfig,
+} from './options.ts'
 
 export type { Enqueueable, EnqueueOptions, WorkOptions } from '../scope/job.ts'
 export type { Json, NotJson } from '../scope/json.ts'
@@ -16,16 +22,38 @@ export type { BullmqJobs }
  * Jobs through BullMQ: `createScopes({ resources, jobs: bullmq({ url }) })`.
  *
  * On Redis (default) a job that is enqueued in a transaction goes through an outbox table of the Postgres resource; with
- * `transport: 'postgres'` BullMQ's own insert is part of the transaction, and no Redis is needed.
+ * `transport: 'postgres'` BullMQ's own insert is part of the transaction, and no Redis is needed. Needs ioredis or pg
+ * accordingly, which are loaded when the runtime starts.
  *
  * @throws InvalidOptionError naming the option that is wrong.
  */
 export function bullmq(options: BullmqOptions): BullmqJobs {
   const config = checkJobsOptions(options)
   if (options.transport === 'postgres') {
-    const { connection, migrate = true } = options
-    return new BullmqJobs(config, (_runtime, access) => new PostgresTransport(access, config, { connection, migrate }))
+    const given = checkPostgresTransport(options)
+    return new BullmqJobs(config, (_runtime, access) => {
+      const connection = given.connection ?? connectionOf(access)
+      return async () => {
+        const { PostgresTransport } = await import('./transports/postgres.ts')
+        return new PostgresTransport(access, config, { ...given, connection })
+      }
+    })
   }
-  const redis = checkRedisTransport(options)
-  return new BullmqJobs(config, (runtime, access) => new RedisTransport(runtime, access, config, redis))
+  const given = checkRedisTransport(options)
+  return new BullmqJobs(config, (runtime, access) => async () => {
+    const { RedisTransport } = await import('./transports/redis.ts')
+    return new RedisTransport(runtime, access, config, given)
+  })
+}
+
+function connectionOf(access: PostgresAccess | undefined): NonNullable<PostgresTransportConfig['connection']> {
+  if (access === undefined) {
+    throw new InvalidOptionError(
+      'bullmq.connection',
+      undefined,
+      'given on the postgres transport, or a postgres(…) among the resources',
+    )
+  }
+  const { password, ...target } = access.target()
+  return { ...target, ...(password !== undefined && { password }) }
 }

@@ -39,7 +39,7 @@ export class JobRun {
       kind: 'job',
       name,
       timeoutMs,
-      logger: host.runtime.logger.child({ job: name, jobId: job.id, attempt }),
+      logBindings: { job: name, jobId: job.id, attempt },
     })
   }
 

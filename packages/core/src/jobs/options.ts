@@ -147,3 +147,51 @@ export function checkOutboxOptions(options: OutboxOptions = {}): OutboxConfig {
     sweepAfterMs: read.milliseconds('sweepAfterMs', 2_000),
   }
 }
+
+export interface RedisTransportConfig {
+  readonly url: string | undefined
+  readonly connection: RedisOptions | undefined
+  readonly prefix: string
+  readonly commandTimeoutMs: number
+  readonly outbox: OutboxConfig
+}
+
+/** @throws InvalidOptionError naming the option that is wrong. */
+export function checkRedisTransport(options: RedisTransportOptions): RedisTransportConfig {
+  const read = new OptionReader('bullmq', options)
+  const url = read.string('url', undefined)
+  if ((url === undefined) === (options.connection === undefined)) {
+    throw new InvalidOptionError('bullmq.url', UNSHOWN, 'given on the redis transport, or connection in its stead')
+  }
+  if (url !== undefined && !/^rediss?:\/\//.test(url)) {
+    throw new InvalidOptionError('bullmq.url', UNSHOWN, 'a URL like redis://user:password@host:6379/0')
+  }
+  const connection = optionsIn(options.connection)
+  if (connection?.keyPrefix) {
+    throw new InvalidOptionError('bullmq.connection.keyPrefix', connection.keyPrefix, 'left out: BullMQ has prefix')
+  }
+  return {
+    url,
+    connection,
+    prefix: read.string('prefix', 'bull'),
+    commandTimeoutMs: read.milliseconds('commandTimeoutMs', 5_000, { min: 1 }),
+    outbox: checkOutboxOptions(options.outbox),
+  }
+}
+
+/** A client is known by its members: ioredis itself is loaded only when the runtime starts. */
+function optionsIn(connection: RedisOptions | Redis | undefined): RedisOptions | undefined {
+  return connection !== undefined && 'options' in connection && 'duplicate' in connection
+    ? (connection as Redis).options
+    : (connection as RedisOptions | undefined)
+}
+
+export interface PostgresTransportConfig {
+  readonly connection: PoolConfig | undefined
+  readonly migrate: boolean
+}
+
+/** @throws InvalidOptionError naming the option that is wrong. */
+export function checkPostgresTransport(options: PostgresTransportOptions): PostgresTransportConfig {
+  return { connection: options.connection, migrate: new OptionReader('bullmq', options).boolean('migrate', true) }
+}

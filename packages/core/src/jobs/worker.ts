@@ -135,6 +135,7 @@ export class BullmqWorkers implements JobWorkers {
   }
 
   #report(queue: string, { name }: JobDefinition<never, never>, job: Job, error: unknown): void {
+    if (isNoFailure(error)) return
     const attempt = job.attemptsMade + 1
     const isLast = attempt >= (job.opts.attempts ?? 1) || (error as Error | null)?.name === UnrecoverableError.name
     const facts = { err: error, job: name, jobId: job.id, queue, attempt }
@@ -183,6 +184,15 @@ export class BullmqWorkers implements JobWorkers {
     )
     for (const worker of workers) void worker.disconnect().catch(() => {})
   }
+}
+
+/** What BullMQ has a job throw that has moved itself. */
+function isNoFailure(error: unknown): boolean {
+  const { name, message } = (error ?? {}) as Partial<Error>
+  return (
+    ['DelayedError', 'WaitingError', 'WaitingChildrenError'].includes(name ?? '') ||
+    message === 'bullmq:rateLimitExceeded'
+  )
 }
 
 function keyOf(queue: string, jobId: string): string {

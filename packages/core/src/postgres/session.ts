@@ -333,8 +333,10 @@ export class Session implements TransactionHost {
 
   // Where code runs.
 
+  /** False once it has committed: an afterCommit function may still run in its context. */
   get isInTransaction(): boolean {
-    return isLevel(this.#frame(undefined))
+    const frame = this.#frame(undefined)
+    return isLevel(frame) && (!frame.keptIn.ended || frame.keptIn.undone)
   }
 
   #context(): Context {

@@ -66,10 +66,12 @@ export interface JobSystem<Workers extends JobWorkers = JobWorkers> {
   /** Closes the rest; no scope is open any more, the resources still are. */
   stop(context: { readonly timeoutMs: number }): Promise<void>
   health(): ResourceHealth | Promise<ResourceHealth>
+  /** Resolves to the job's id. */
+  enqueue(scope: Scope, job: Enqueueable, data: unknown, options: EnqueueOptions | undefined): Promise<string>
   /** Resolves to the ids of the jobs, in their order. */
-  enqueue(
+  enqueueAll(
     scope: Scope,
-    job: Enqueueable<never>,
+    job: Enqueueable,
     data: readonly unknown[],
     options: EnqueueOptions | undefined,
   ): Promise<string[]>

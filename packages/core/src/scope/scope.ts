@@ -48,6 +48,8 @@ export interface ScopeInit {
   readonly onAbort?: 'cancel' | 'finish' | undefined
   /** The logger whose child `scope.log` is; the runtime's by default. */
   readonly logger?: Logger | undefined
+  /** What `scope.log` says besides the scope's id; its child is made when it is first used. */
+  readonly logBindings?: object | undefined
 }
 
 /** What a scope holds of its runtime's capacity. */
@@ -111,6 +113,7 @@ export class Scope implements ScopeDescription {
   #parentLogger: Logger | undefined
   #log: Logger | undefined
   #locks: ScopeLocks | undefined
+  readonly #logBindings: object | undefined
   #spawned: SpawnedTask[] | undefined
   // Its neighbours among the open scopes of its runtime. Private: whoever prints a scope must not see other requests.
   #older: Scope | undefined
@@ -145,6 +148,7 @@ export class Scope implements ScopeDescription {
     this.name = init.name
     this.#onAbort = init.onAbort ?? 'finish'
     this.#parentLogger = init.logger
+    this.#logBindings = init.logBindings
     this.#openedAt = performance.now()
     this.deadline = init.timeoutMs === undefined ? undefined : this.#startDeadline(init.timeoutMs)
     if (opened.hasSubscribers) opened.publish({ scope: this.describe() })
@@ -165,7 +169,7 @@ export class Scope implements ScopeDescription {
 
   /** A child of the application's logger that carries the scope's id. */
   get log(): Logger {
-    this.#log ??= (this.#parentLogger ?? this.#owner.logger).child({ scopeId: this.id })
+    this.#log ??= (this.#parentLogger ?? this.#owner.logger).child({ scopeId: this.id, ...this.#logBindings })
     return this.#log
   }
 
@@ -314,13 +318,17 @@ export class Scope implements ScopeDescription {
    * @throws ScopeLeakError for data that belongs to a scope, with the path.
    * @throws ConnectionLostError where the queue can't be reached.
    */
-  async enqueue<Input, Data extends Input>(
+  enqueue<Input, Data extends Input>(
     job: Enqueueable<Input>,
     data: Data & Json<Data>,
     options?: EnqueueOptions,
   ): Promise<string> {
-    const [id] = await this.#jobs('enqueue').enqueue(this, job as Enqueueable, [data], options)
-    return id as string
+    // Not async: with one promise less it is noticeably quicker.
+    try {
+      return this.#jobs('enqueue').enqueue(this, job as Enqueueable, data, options)
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   /** Puts several jobs of one kind into their queue, in this order and at once; see {@link enqueue}. */
@@ -329,7 +337,7 @@ export class Scope implements ScopeDescription {
     data: readonly (Data & Json<Data>)[],
     options?: EnqueueOptions,
   ): Promise<string[]> {
-    return this.#jobs('enqueueAll').enqueue(this, job as Enqueueable, data, options)
+    return this.#jobs('enqueueAll').enqueueAll(this, job as Enqueueable, data, options)
   }
 
   #jobs(operation: string): JobSystem {

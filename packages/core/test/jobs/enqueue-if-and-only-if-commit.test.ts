@@ -217,6 +217,22 @@ it('tells soon that Redis is away where no transaction keeps the job', async () 
   await proxy.resume()
 })
 
+it('enqueues at once what an afterCommit function enqueues', async () => {
+  const app = await jobApp(database)
+  const seen = new Gate<number>()
+  const job = defineJob<{ n: number }>()({ name: 'after', queue: 'after', run: ({ data }) => seen.open(data.n) })
+  await app.work([job])
+  const id = new Gate<string>()
+  await app.run({ name: 'test' }, (scope) =>
+    scope.transaction(async () => {
+      const enqueue = scope.bind(() => scope.enqueue(job, { n: 7 }))
+      scope.afterCommit(async () => id.open(await enqueue()))
+    }),
+  )
+  expect(await id.passed).not.toMatch(/^ob-/)
+  expect(await seen.passed).toBe(7)
+})
+
 it('refuses options that are wrong, by name', async () => {
   await expect(jobApp(database, { resource: 'nope' })).rejects.toThrow(InvalidOptionError)
   const app = await jobApp(database)

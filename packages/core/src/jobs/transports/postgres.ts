@@ -18,6 +18,7 @@ import { outsideEveryScope, requireCurrentScope } from '../../scope/current.ts'
 import type { ResourceHealth } from '../../scope/resource.ts'
 import type { Scope } from '../../scope/scope.ts'
 import type { JobsConfig } from '../options.ts'
+import type { PayloadLimits } from '../payload.ts'
 import { forgetUnlessReady, type JobEntry, type Transport } from './transport.ts'
 
 /** Where BullMQ keeps its tables. With a pool that is given to it, it knows no other. */
@@ -32,6 +33,7 @@ const START_TIMEOUT_MS = 10_000
  */
 export class PostgresTransport implements Transport {
   readonly name = 'postgres'
+  readonly limits: PayloadLimits
   readonly #access: PostgresAccess | undefined
   readonly #jobs: JobsConfig
   readonly #config: PoolConfig
@@ -46,12 +48,13 @@ export class PostgresTransport implements Transport {
   constructor(
     access: PostgresAccess | undefined,
     jobs: JobsConfig,
-    options: { connection: PoolConfig | undefined; migrate: boolean },
+    options: { readonly connection: PoolConfig; readonly migrate: boolean },
   ) {
     this.#access = access
     this.#jobs = jobs
+    this.limits = { maxBytes: jobs.maxPayloadBytes, asJsonb: true }
     this.#migrate = options.migrate
-    this.#config = options.connection ?? configOf(access)
+    this.#config = options.connection
   }
 
   async start(): Promise<void> {
@@ -225,16 +228,4 @@ class TransactionPool extends EventEmitter {
   }
 
   async end(): Promise<void> {}
-}
-
-function configOf(access: PostgresAccess | undefined): PoolConfig {
-  if (access === undefined) {
-    throw new InvalidOptionError(
-      'bullmq.connection',
-      undefined,
-      'given on the postgres transport, or a postgres(…) among the resources',
-    )
-  }
-  const { password, ...target } = access.target()
-  return { ...target, ...(password !== undefined && { password }) }
 }

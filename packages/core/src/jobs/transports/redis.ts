@@ -1,63 +1,28 @@
 import { FlowProducer, type Job, type Processor, Queue, QueueEvents, Worker, type WorkerOptions } from 'bullmq'
 import { Redis, type RedisOptions } from 'ioredis'
-import { ConnectionLostError, InvalidOptionError, UNSHOWN } from '../../errors.ts'
-import { OptionReader } from '../../options.ts'
+import { ConnectionLostError, InvalidOptionError } from '../../errors.ts'
 import type { PostgresAccess } from '../../postgres/access.ts'
 import { outsideEveryScope } from '../../scope/current.ts'
 import type { JobRuntime } from '../../scope/job.ts'
 import type { ResourceHealth } from '../../scope/resource.ts'
 import type { Scope } from '../../scope/scope.ts'
 import { backgroundTask } from '../background-task.ts'
-import { checkOutboxOptions, type JobsConfig, type OutboxConfig, type RedisTransportOptions } from '../options.ts'
+import type { JobsConfig, RedisTransportConfig } from '../options.ts'
 import { Outbox, type OutboxRow } from '../outbox.ts'
+import type { PayloadLimits } from '../payload.ts'
 import { Relay } from '../relay.ts'
 import { Sweeper } from '../sweeper.ts'
 import { forgetUnlessReady, type JobEntry, type Transport } from './transport.ts'
 
 const START_TIMEOUT_MS = 10_000
 
-interface RedisTransportConfig {
-  readonly redis: RedisOptions
-  readonly prefix: string
-  readonly commandTimeoutMs: number
-  readonly outbox: OutboxConfig
-}
-
-/** @throws InvalidOptionError naming the option that is wrong. */
-export function checkRedisTransport(options: RedisTransportOptions): RedisTransportConfig {
-  const read = new OptionReader('bullmq', options)
-  const url = read.string('url', undefined)
-  const { connection } = options
-  if ((url === undefined) === (connection === undefined)) {
-    throw new InvalidOptionError('bullmq.url', UNSHOWN, 'given on the redis transport, or connection in its stead')
-  }
-  if (url !== undefined && !/^rediss?:\/\//.test(url)) {
-    throw new InvalidOptionError('bullmq.url', UNSHOWN, 'a URL like redis://user:password@host:6379/0')
-  }
-  const redis = connection instanceof Redis ? connection.options : connection
-  if (redis?.keyPrefix) {
-    throw new InvalidOptionError('bullmq.connection.keyPrefix', redis.keyPrefix, 'left out: BullMQ has prefix')
-  }
-  return {
-    redis: url === undefined ? { ...redis } : urlOptions(url),
-    prefix: read.string('prefix', 'bull'),
-    commandTimeoutMs: read.milliseconds('commandTimeoutMs', 5_000, { min: 1 }),
-    outbox: checkOutboxOptions(options.outbox),
-  }
-}
-
-function urlOptions(url: string): RedisOptions {
-  const client = new Redis(url, { lazyConnect: true })
-  const { options } = client
-  client.disconnect()
-  return { ...options, lazyConnect: false }
-}
-
 /** BullMQ on Redis. In a transaction a job goes through the outbox, and is relayed once that has committed. */
 export class RedisTransport implements Transport {
   readonly name = 'redis'
+  readonly limits: PayloadLimits
   readonly #runtime: JobRuntime
   readonly #config: RedisTransportConfig
+  readonly #redis: RedisOptions
   readonly #jobs: JobsConfig
   readonly #outbox: Outbox | undefined
   readonly #relay: Relay | undefined
@@ -71,7 +36,9 @@ export class RedisTransport implements Transport {
   constructor(runtime: JobRuntime, access: PostgresAccess | undefined, jobs: JobsConfig, config: RedisTransportConfig) {
     this.#runtime = runtime
     this.#jobs = jobs
+    this.limits = { maxBytes: jobs.maxPayloadBytes, asJsonb: false }
     this.#config = config
+    this.#redis = optionsOf(config)
     if (access === undefined) return
     this.#outbox = new Outbox(access, config.outbox)
     this.#relay = new Relay(runtime, this.#outbox, access.name, (queue, rows) => this.#add(queue, rows))
@@ -99,7 +66,7 @@ export class RedisTransport implements Transport {
   #connect(more: RedisOptions): Redis {
     return outsideEveryScope(() => {
       const options = {
-        ...this.#config.redis,
+        ...this.#redis,
         ...more,
         lazyConnect: false,
         enableOfflineQueue: true,
@@ -152,9 +119,18 @@ export class RedisTransport implements Transport {
   }
 
   async addInTransaction(scope: Scope, entries: readonly JobEntry[]): Promise<string[]> {
-    const ids = (await this.#outbox?.insert(scope, entries)) ?? []
+    const telemetry = this.#traceOfCaller()
+    const traced =
+      telemetry === undefined ? entries : entries.map((entry) => ({ ...entry, opts: { ...entry.opts, telemetry } }))
+    const ids = (await this.#outbox?.insert(scope, traced)) ?? []
     scope.afterCommit(() => this.#relay?.soon(ids))
     return ids
+  }
+
+  /** What `queue.add` would send along; the relay has a context of its own. */
+  #traceOfCaller(): { metadata: string } | undefined {
+    const manager = this.#jobs.telemetry?.contextManager
+    return manager && { metadata: manager.getMetadata(manager.active()) }
   }
 
   async #add(queue: string, rows: readonly OutboxRow[]): Promise<void> {
@@ -225,7 +201,7 @@ export class RedisTransport implements Transport {
 
   /** The place, never the password. */
   #unreachable(cause: unknown): ConnectionLostError {
-    const { host = 'localhost', port = 6379, path } = this.#config.redis
+    const { host = 'localhost', port = 6379, path } = this.#redis
     return new ConnectionLostError({
       resource: 'jobs',
       reason: 'unreachable',
@@ -233,6 +209,14 @@ export class RedisTransport implements Transport {
       cause,
     })
   }
+}
+
+/** A URL means here what it means to ioredis. */
+function optionsOf({ url, connection }: RedisTransportConfig): RedisOptions {
+  if (url === undefined) return { ...connection }
+  const client = new Redis(url, { lazyConnect: true })
+  client.disconnect()
+  return client.options
 }
 
 function ready(client: Redis): Promise<void> {

@@ -1,6 +1,7 @@
 import type { FlowProducer, Job, JobsOptions, Processor, Queue, QueueEvents, Worker, WorkerOptions } from 'bullmq'
 import type { ResourceHealth } from '../../scope/resource.ts'
 import type { Scope } from '../../scope/scope.ts'
+import type { PayloadLimits } from '../payload.ts'
 
 /** A job as it is about to be added. */
 export interface JobEntry {
@@ -13,6 +14,7 @@ export interface JobEntry {
 /** Where BullMQ keeps its jobs, and how a job becomes part of a transaction there. */
 export interface Transport {
   readonly name: 'redis' | 'postgres'
+  readonly limits: PayloadLimits
   start(): Promise<void>
   stop(timeoutMs: number): Promise<void>
   /** One for each name, made when it is first asked for. */
