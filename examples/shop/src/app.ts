@@ -14,6 +14,9 @@ import { supportRoutes } from './routes/support.ts'
 import { webhookRoutes } from './routes/webhooks.ts'
 import type { ShopScopes } from './scopes.ts'
 
+// Most of a request is waiting, so many may be under way; how many, the shop finds out by how long its answers take.
+const AT_ONCE = { min: 400, initial: 500 }
+
 export interface AppOptions {
   /** Opened with the app, and closed by `app.close()`. */
   readonly scopes: ShopScopes
@@ -23,7 +26,7 @@ export interface AppOptions {
 
 export async function buildApp({ scopes, logger = false }: AppOptions): Promise<FastifyInstance> {
   const app = Fastify({ logger })
-  await app.register(reqscope, { scopes })
+  await app.register(reqscope, { scopes, health: true, adaptive: AT_ONCE })
   await app.register(productRoutes)
   await app.register(orderRoutes)
   await app.register(quoteRoutes)

@@ -12,6 +12,14 @@ describe('GET /health', () => {
   })
 })
 
+describe('GET /health/live and /health/ready', () => {
+  it('tell a load balancer that the shop is alive, and that it may be sent requests', async () => {
+    expect((await app.inject('/health/live')).json()).toEqual({ status: 'up' })
+    const ready = await app.inject('/health/ready')
+    expect([ready.statusCode, ready.json()]).toMatchObject([200, { state: 'open', resources: { db: 'up' } }])
+  })
+})
+
 describe('GET /debug/connections', () => {
   it('says who holds a connection, and since when', async () => {
     await scopes.run({ name: 'stock-taking' }, async (scope) => {

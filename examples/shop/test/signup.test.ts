@@ -36,6 +36,13 @@ describe('POST /signup', () => {
     expect(await sql`select from customers where email = 'barbara@example.com'`).toEqual([])
   })
 
+  it('limits the tries with one address, and no other', async () => {
+    const statuses = []
+    for (let attempt = 0; attempt < 31; attempt++) statuses.push((await signUp('edsger@example.com')).statusCode)
+    expect(statuses).toEqual([201, ...Array(29).fill(409), 429])
+    expect((await signUp('tony@example.com')).statusCode).toBe(201)
+  })
+
   it('refuses what is no email address', async () => {
     expect((await signUp('ada')).statusCode).toBe(400)
   })

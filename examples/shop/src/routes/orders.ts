@@ -17,7 +17,7 @@ export const orderRoutes: FastifyPluginAsyncJsonSchemaToTs = async (app) => {
   // The whole handler is one transaction. It commits before the client hears of it; what is thrown rolls it back.
   app.post(
     '/orders',
-    { schema: { body: newOrder }, config: { scope: { transaction: true, timeoutMs: 5_000 } } },
+    { schema: { body: newOrder }, config: { scope: { transaction: true, timeoutMs: 5_000, priority: 'critical' } } },
     async ({ body: { customerId, lines }, scope }, reply) => {
       const { db } = scope
       await requireCustomer(db, customerId)

@@ -5,11 +5,17 @@ import type { ShopDatabase } from '../scopes.ts'
 
 const ROWS_AT_ONCE = 500
 
+// A report keeps a connection for as long as it is read. A few at once leave enough for those who buy.
+const AT_ONCE = { max: 5, maxQueued: 50, maxWaitMs: 5_000 }
+
 export const reportRoutes: FastifyPluginAsync = async (app) => {
-  app.get('/reports/orders.csv', async ({ scope: { db } }, reply) =>
-    // The scope lasts until the response is closed, so the stream may go on reading after the handler has returned.
-    // When the client goes away first, the stream is destroyed, which closes the cursor and gives the connection back.
-    reply.type('text/csv; charset=utf-8').send(Readable.from(orderReport(db), { objectMode: false })),
+  app.get(
+    '/reports/orders.csv',
+    { config: { scope: { priority: 'background', concurrency: AT_ONCE } } },
+    async ({ scope: { db } }, reply) =>
+      // The scope lasts until the response is closed, so the stream may go on reading after the handler has returned.
+      // When the client goes away first, the stream is destroyed, which closes the cursor and gives the connection back.
+      reply.type('text/csv; charset=utf-8').send(Readable.from(orderReport(db), { objectMode: false })),
   )
 }
 

@@ -126,8 +126,7 @@ export class Pool {
   /** How long who asks now would wait, by how fast those who wait are served; 0 where nobody does. */
   get expectedWaitMs(): number {
     if (this.waiting === 0) return 0
-    const oldest = Math.min(this.#returning[0]?.since ?? Infinity, this.#newcomers[0]?.since ?? Infinity)
-    return Math.max((this.waiting + 1) * this.#grantEveryMs, performance.now() - oldest)
+    return (this.waiting + 1) * this.#grantEveryMs
   }
 
   /** How long the shortest of queries took when it was last tried, in milliseconds. */
@@ -343,6 +342,9 @@ export class Pool {
   #admit(connection: Connection): void {
     this.#lastFailure = undefined
     this.#connections.add(connection)
+    // How fast those who wait were served without it says nothing any more: least of all after an outage.
+    this.#grantedAt = performance.now()
+    this.#grantEveryMs = 0
     connection.onGone = () => this.#lost(connection)
     if (!this.#closing) {
       this.#housekeeping ??= outsideEveryScope(() =>
