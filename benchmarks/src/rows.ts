@@ -123,16 +123,7 @@ export const rows: readonly Row[] = [
   {
     name: 'scope.redis.get, 64 at once',
     ours: redisOp('reqscope', 'scope get'),
-    baseline: redisOp('bare ioredis, written as we do by hand', 'bare get'),
-    connections: 64,
-    inside: true,
-    atLeast: 0.95,
-    aim: 0.97,
-  },
-  {
-    name: "scope.redis.get, 64 at once, against ioredis' own pipelining",
-    ours: redisOp('reqscope', 'scope get'),
-    baseline: redisOp('ioredis, enableAutoPipelining', 'autopipelined get'),
+    baseline: redisOp('bare ioredis, autopipelining', 'autopipelined get'),
     connections: 64,
     inside: true,
     atLeast: 0.95,

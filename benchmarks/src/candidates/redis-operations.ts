@@ -19,20 +19,6 @@ const pool = createClientPool({ url }, { minimum: POOL, maximum: POOL })
 await pool.connect()
 await bare.set('value', 'x'.repeat(100))
 
-let corked = false
-function getCorked(): Promise<string | null> {
-  if (!corked) {
-    const { stream } = bare
-    corked = true
-    stream.cork()
-    setImmediate(() => {
-      corked = false
-      stream.uncork()
-    })
-  }
-  return bare.get('value')
-}
-
 // Each of those that run at once has a key of its own: it is the round trips that are compared, not the conflicts.
 await work({
   'scope get': {
@@ -41,12 +27,6 @@ await work({
       scopes.run({ name: 'get' }, async (scope) => {
         for (let index = 0; index < GETS_PER_SCOPE; index++) await scope.redis.get('value')
       }),
-  },
-  'bare get': {
-    count: GETS_PER_SCOPE,
-    async run() {
-      for (let index = 0; index < GETS_PER_SCOPE; index++) await getCorked()
-    },
   },
   'autopipelined get': {
     count: GETS_PER_SCOPE,

@@ -59,8 +59,8 @@ export class ExclusivePool {
     }
   }
 
-  get lastFailure(): unknown {
-    return this.#lastFailure
+  get hasWaiters(): boolean {
+    return this.#waiters.length > 0
   }
 
   /** Opens as many as are always to be there. */

@@ -136,7 +136,9 @@ export class RedisSession implements Borrower, LeaseHolder {
 
   /** The scope has ended: whatever it still holds is taken back. */
   release(): Promise<void> | undefined {
-    if (this.#pools === undefined) return undefined
+    if (this.#pools === undefined || (this.holds === 0 && ![...this.#pools].some((pool) => pool.hasWaiters))) {
+      return undefined
+    }
     const ended = new ScopeEndedError({
       scope: this.scope,
       resource: this.resource,
