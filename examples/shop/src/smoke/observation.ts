@@ -52,7 +52,7 @@ export async function observe({ servers, seconds, seed, closers, log }: ObserveO
   log(`Smoke: ${seconds} s of traffic over ${CONNECTIONS} connections, seed ${seed}`)
   const lastSeeded = await outside.lastOrder()
   const redisClientsBefore = await outside.redisClients()
-  const plan = await planOf(outside, { url, seconds, seed })
+  const plan = await planOf(outside, { url, seconds, seed, hasRedis: servers.redisUrl !== undefined })
   const faults = new Faults(outside, new Random(seed))
   const peaks = new Peaks(outside, faults, app.pid, Math.min(WARM_UP_MS, seconds * 500))
   const watching = new Repetition(SAMPLE_EVERY_MS, () => peaks.sample())
@@ -105,7 +105,7 @@ async function redisClientsAtRest(outside: Outside, before: number) {
   }
 }
 
-async function planOf(outside: Outside, facts: Pick<Plan, 'url' | 'seconds' | 'seed'>): Promise<Plan> {
+async function planOf(outside: Outside, facts: Pick<Plan, 'url' | 'seconds' | 'seed' | 'hasRedis'>): Promise<Plan> {
   return {
     ...facts,
     connections: CONNECTIONS,

@@ -4,6 +4,8 @@ export interface Plan {
   readonly seconds: number
   readonly connections: number
   readonly seed: number
+  /** Whether the shop has a Redis: else it reserves nothing and has no market. */
+  readonly hasRedis: boolean
   /** The part of the requests that the client aborts. */
   readonly abortedShare: number
   readonly products: number
