@@ -1,14 +1,27 @@
 import { existsSync, readdirSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import { transform } from 'esbuild'
 import { defineConfig } from 'vitest/config'
 
 const here = fileURLToPath(new URL('.', import.meta.url))
+
+/** Vitest leaves standard decorators as they are, and Node does not know them; tsc, tsx and esbuild lower them. */
+const decorators = {
+  name: 'lower-decorators',
+  enforce: 'pre' as const,
+  async transform(code: string, id: string) {
+    if (!/\.ts$/.test(id) || id.includes('/node_modules/') || !/^ *@[A-Z]\w*\(/m.test(code)) return undefined
+    const lowered = await transform(code, { loader: 'ts', target: 'node20', sourcefile: id, sourcemap: true })
+    return { code: lowered.code, map: lowered.map }
+  },
+}
 
 /** Every package and example with tests is a project, named after its folder. */
 const projects = ['packages', 'examples'].flatMap((group) =>
   folders(`${here}${group}`)
     .filter((folder) => existsSync(`${here}${group}/${folder}/test`))
     .map((name) => ({
+      plugins: [decorators],
       test: {
         name,
         root: here,

@@ -8,7 +8,7 @@ import { command } from './command.mjs'
 import { pnpm, root } from './install.mjs'
 
 const VERSIONS = ['22', '24', '26']
-const PEERS = ['drizzle-orm@0.45', 'fastify@5', 'postgres@3']
+const PEERS = ['drizzle-orm@0.45', 'express@5', 'fastify@5', 'postgres@3']
 
 const versions = process.argv.length > 2 ? process.argv.slice(2) : VERSIONS
 if (process.platform !== 'linux' || process.arch !== 'x64') {

@@ -10,8 +10,11 @@ const typescript = (file, ...args) => node('--import', 'tsx', file, ...args)
 
 const tasks = {
   start: (args) => typescript('examples/shop/src/start.ts', ...args),
+  songs: (args) => typescript('examples/express-songs/src/start.ts', ...args),
   bench: (args) => typescript('benchmarks/src/bench.ts', ...args),
+  'lock-history': (args) => typescript('packages/core/test/locks/history/main.ts', ...args),
   test: (args) => ['vitest', ['run', ...args]],
+  'crash-test': (args) => typescript('packages/core/test/crash/command.ts', ...args),
   check: (args) => node('scripts/check.mjs', ...args),
   build: (args) => node('scripts/build.mjs', ...args),
   format: (args) => ['biome', ['check', '--write', ...(args.length ? args : ['.'])]],

@@ -5,6 +5,7 @@ import { createDatabase, startPostgres, startRedis } from '@reqscope/services'
 import postgres from 'postgres'
 import { PRODUCTS } from './candidates/products.ts'
 import { compile } from './compile.ts'
+import { crowd, type LockResult, lockRows, measureCrowd, measureLocks } from './locks.ts'
 import { type Effort, measureMemory, measureRow, type RowResult } from './measure.ts'
 import { memory, rows } from './rows.ts'
 
@@ -40,15 +41,16 @@ console.error('compiling packages and candidates …')
 await compile()
 const server = await startPostgres()
 const database = await createDatabase(server)
-const redis = await startRedis()
-process.env.REDIS_URL = redis.url // for the candidates
+const redis = await startRedis({ own: true })
 const results: RowResult[] = []
+const lockResults: LockResult[] = []
 let bytesPerScope: number | undefined
+let bytesPerWaiter: number | undefined
 try {
   await seed(database.url)
   for (const row of rows.filter(({ name }) => wanted(name))) {
     console.error(`measuring: ${row.name} …`)
-    const result = await measureRow(row, database.url, effort)
+    const result = await measureRow(row, { DATABASE_URL: database.url, REDIS_URL: redis.url }, effort)
     results.push(result)
     print(result)
   }
@@ -56,6 +58,7 @@ try {
     bytesPerScope = await measureMemory(database.url, effort.rounds)
     console.log(`\n${memory.name}: ${Math.round(bytesPerScope)} bytes (at most ${memory.atMost}, aim ${memory.aim})`)
   }
+  if ([...lockRows, crowd].some(({ name }) => wanted(name))) await measureAllLocks()
 } finally {
   await database.drop()
   await Promise.all([server.stop(), redis.stop()])
@@ -73,15 +76,45 @@ console.log(
 if (flags.json !== undefined) {
   await writeFile(
     flags.json,
-    `${JSON.stringify({ machine, effort, rows: results, memory: { ...memory, bytesPerScope } }, null, 2)}\n`,
+    `${JSON.stringify({ machine, effort, rows: results, memory: { ...memory, bytesPerScope }, locks: lockResults, crowd: { ...crowd, bytesPerWaiter } }, null, 2)}\n`,
   )
 }
 const missed = [
   ...results.filter(({ holds }) => !holds).map(({ name }) => name),
+  ...lockResults.filter(({ figures }) => figures.some(({ holds }) => !holds)).map(({ name }) => name),
+  ...(bytesPerWaiter !== undefined && bytesPerWaiter > crowd.atMost ? [crowd.name] : []),
   ...(bytesPerScope !== undefined && bytesPerScope > memory.atMost ? [memory.name] : []),
 ]
 if (missed.length > 0) console.log(`under budget: ${missed.join('; ')}`)
 if (flags.check && missed.length > 0) process.exitCode = 1
+
+async function measureAllLocks(): Promise<void> {
+  const redis = await startRedis({ own: true })
+  try {
+    for (const row of lockRows.filter(({ name }) => wanted(name))) {
+      console.error(`measuring: ${row.name} …`)
+      const result = await measureLocks(row, redis.url, effort)
+      lockResults.push(result)
+      console.log(`\n${result.name}`)
+      for (const { unit, ours, peers, ratio, holds } of result.figures) {
+        const shown = Object.entries({ reqscope: ours, ...peers }).map(([name, value]) => `${name} ${round(value)}`)
+        console.log(
+          `  ${unit}: ${shown.join(', ')}; ratio ${ratio.toFixed(2)} × the best peer: ${holds ? 'holds' : 'MISSED'}`,
+        )
+      }
+    }
+    if (wanted(crowd.name)) {
+      bytesPerWaiter = await measureCrowd(redis.url)
+      console.log(`\n${crowd.name}: ${Math.round(bytesPerWaiter)} (at most ${crowd.atMost})`)
+    }
+  } finally {
+    await redis.stop()
+  }
+}
+
+function round(value: number): string {
+  return value >= 100 ? Math.round(value).toLocaleString('en') : value.toFixed(2)
+}
 
 async function seed(url: string): Promise<void> {
   const sql = postgres(url, { max: 1, onnotice: () => {} })

@@ -13,7 +13,7 @@ const run = promisify(execFile)
  */
 export async function compile(): Promise<void> {
   await rm(app, { recursive: true, force: true })
-  for (const folder of ['core', 'fastify-plugin']) {
+  for (const folder of ['core', 'fastify-plugin', 'express-adapter']) {
     await rm(new URL(`packages/${folder}/dist`, root), { recursive: true, force: true })
     await typescript(`packages/${folder}/tsconfig.build.json`)
     await install(folder)

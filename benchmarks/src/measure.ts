@@ -21,6 +21,12 @@ export interface RowResult {
   readonly holds: boolean
 }
 
+/** Where the servers are, as the candidates read it from their environment. */
+export interface Servers {
+  readonly DATABASE_URL: string
+  readonly REDIS_URL: string
+}
+
 interface Side {
   readonly name: string
   readonly requestsPerSecond: number
@@ -36,20 +42,16 @@ interface Measurement extends LoadResult {
 }
 
 /** Runs both candidates in turn, A B B A …, each in a process of its own, loaded from a third one. */
-export async function measureRow(row: Row, databaseUrl: string, effort: Effort): Promise<RowResult> {
+export async function measureRow(row: Row, env: Servers, effort: Effort): Promise<RowResult> {
   const load = new Child('load.js')
-  const sides = {
-    ours: new Contender(row.ours, databaseUrl, row.status),
-    baseline: new Contender(row.baseline, databaseUrl, row.status),
-  }
+  const sides = { ours: new Contender(row.ours, row, env), baseline: new Contender(row.baseline, row, env) }
   try {
-    for (const contender of Object.values(sides)) await contender.measure(load, row.connections, effort.warmUpSeconds)
+    for (const contender of Object.values(sides)) await contender.measure(load, effort.warmUpSeconds)
     const ours: Measurement[] = []
     const baseline: Measurement[] = []
     for (let round = 0; round < effort.rounds; round++) {
-      const measureOurs = async () => ours.push(await sides.ours.measure(load, row.connections, effort.seconds))
-      const measureTheirs = async () =>
-        baseline.push(await sides.baseline.measure(load, row.connections, effort.seconds))
+      const measureOurs = async () => ours.push(await sides.ours.measure(load, effort.seconds))
+      const measureTheirs = async () => baseline.push(await sides.baseline.measure(load, effort.seconds))
       // Who goes first changes, so that neither always has the warmer machine.
       for (const measure of round % 2 === 0 ? [measureOurs, measureTheirs] : [measureTheirs, measureOurs])
         await measure()
@@ -90,21 +92,25 @@ export async function measureMemory(databaseUrl: string, rounds: number): Promis
 
 class Contender {
   readonly #candidate: Candidate
+  readonly #row: Row
   readonly #child: Child
-  readonly #status: number
   #url: Promise<string>
 
-  constructor(candidate: Candidate, databaseUrl: string, status = 200) {
+  constructor(candidate: Candidate, row: Row, env: Servers) {
     this.#candidate = candidate
-    this.#status = status
-    this.#child = new Child(candidate.program, { env: { DATABASE_URL: databaseUrl } })
+    this.#row = row
+    this.#child = new Child(candidate.program, { env: { ...env } })
     this.#url = this.#child.answer<{ url: string }>().then(({ url }) => url)
   }
 
-  async measure(load: Child, connections: number, seconds: number): Promise<Measurement> {
-    const url = (await this.#url) + this.#candidate.path
+  async measure(load: Child, seconds: number): Promise<Measurement> {
+    const base = await this.#url
+    const { connections, inside, status = 200 } = this.#row
+    const { path } = this.#candidate
     const before = await this.#cpu()
-    const result = await load.ask<LoadResult>({ url, connections, seconds, status: this.#status })
+    const result = inside
+      ? await this.#child.ask<LoadResult>({ run: path, atOnce: connections, seconds })
+      : await load.ask<LoadResult>({ url: base + path, connections, seconds, status })
     const spent = (await this.#cpu()) - before
     return { ...result, cpuMicrosPerRequest: spent / result.total }
   }

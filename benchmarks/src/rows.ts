@@ -10,7 +10,10 @@ export interface Row {
   readonly name: string
   readonly ours: Candidate
   readonly baseline: Candidate
+  /** How many ask at once. */
   readonly connections: number
+  /** The candidates do it themselves as fast as they can, without HTTP around. `path` says what. */
+  readonly inside?: true
   readonly atLeast: number
   readonly aim: number
   /** The status all answers have. Default 200. */
@@ -24,11 +27,15 @@ const peer = (path: string): Candidate => ({
   path,
 })
 const reqscope = (path: string): Candidate => ({ name: 'reqscope', program: 'candidates/reqscope.js', path })
+const jobs = (name: string, path: string): Candidate => ({ name, program: 'candidates/jobs-reqscope.js', path })
+const bareJobs = (name: string, path: string): Candidate => ({ name, program: 'candidates/jobs-bullmq.js', path })
 const drizzle = (name: string, path: string): Candidate => ({
   name,
   program: 'candidates/drizzle-shared-pool.js',
   path,
 })
+
+const redisOp = (name: string, path: string): Candidate => ({ name, program: 'candidates/redis-operations.js', path })
 
 /** Throughput rows; the ratio is ours over the baseline's. */
 export const rows: readonly Row[] = [
@@ -47,6 +54,14 @@ export const rows: readonly Row[] = [
     connections: 50,
     atLeast: 1,
     aim: 1,
+  },
+  {
+    name: 'no-op route with the Express adapter',
+    ours: { name: 'reqscope', program: 'candidates/noop-express-reqscope.js', path: '/' },
+    baseline: { name: 'bare Express', program: 'candidates/noop-express-bare.js', path: '/' },
+    connections: 50,
+    atLeast: 0.92,
+    aim: 0.96,
   },
   {
     name: 'two drizzle selects in a request',
@@ -104,6 +119,66 @@ export const rows: readonly Row[] = [
     connections: 50,
     atLeast: 0.96,
     aim: 0.98,
+  },
+  {
+    name: 'scope.redis.get, 64 at once',
+    ours: redisOp('reqscope', 'scope get'),
+    baseline: redisOp('bare ioredis, written as we do by hand', 'bare get'),
+    connections: 64,
+    inside: true,
+    atLeast: 0.95,
+    aim: 0.97,
+  },
+  {
+    name: "scope.redis.get, 64 at once, against ioredis' own pipelining",
+    ours: redisOp('reqscope', 'scope get'),
+    baseline: redisOp('ioredis, enableAutoPipelining', 'autopipelined get'),
+    connections: 64,
+    inside: true,
+    atLeast: 0.95,
+    aim: 1.3,
+  },
+  {
+    name: 'optimistic get and set, 64 at once',
+    ours: redisOp('reqscope', 'optimistic'),
+    baseline: redisOp('a connection duplicated for each call', 'duplicate'),
+    connections: 64,
+    inside: true,
+    atLeast: 1.5,
+    aim: 5,
+  },
+  {
+    name: "optimistic get and set, 64 at once, against node-redis' pool",
+    ours: redisOp('reqscope', 'optimistic'),
+    baseline: redisOp('node-redis, createClientPool', 'node-redis pool'),
+    connections: 64,
+    inside: true,
+    atLeast: 1,
+    aim: 1.2,
+  },
+  {
+    name: '64 enqueues without a transaction',
+    ours: jobs('scope.enqueue', '/enqueue'),
+    baseline: bareJobs('queue.add', '/enqueue'),
+    connections: 4,
+    atLeast: 0.95,
+    aim: 1,
+  },
+  {
+    name: 'an enqueue in a transaction, Postgres transport',
+    ours: jobs('part of the transaction', '/in-transaction'),
+    baseline: jobs('outbox and relay', '/outbox'),
+    connections: 32,
+    atLeast: 1.5,
+    aim: 1.5,
+  },
+  {
+    name: '64 empty jobs at once, each in a scope',
+    ours: jobs('scopes.work', '/run'),
+    baseline: bareJobs('a bare BullMQ worker', '/run'),
+    connections: 1,
+    atLeast: 0.95,
+    aim: 1,
   },
 ]
 

@@ -4,8 +4,19 @@ import { parseArgs } from 'node:util'
 
 export type Command =
   | { readonly tag: 'help' }
-  | { readonly tag: 'open'; readonly port: number | undefined; readonly dataFolder: string }
-  | { readonly tag: 'smoke'; readonly seconds: number; readonly seed: number; readonly json: boolean }
+  | {
+      readonly tag: 'open'
+      readonly port: number | undefined
+      readonly dataFolder: string
+      readonly withoutRedis: boolean
+    }
+  | {
+      readonly tag: 'smoke'
+      readonly seconds: number
+      readonly seed: number
+      readonly json: boolean
+      readonly withoutRedis: boolean
+    }
 
 const DATA_FOLDER = fileURLToPath(new URL('../.data', import.meta.url))
 
@@ -13,6 +24,7 @@ export const USAGE = `Usage: npm start -- [options]
 
   --port PORT      where the shop listens (default 3000, or any free port where that is taken)
   --data FOLDER    where Postgres and Redis keep their data (default examples/shop/.data)
+  --no-redis       keep the jobs in Postgres, and start no Redis
   --install        install Redis without asking where it is missing
 
   --smoke SECONDS  do not open the shop, but test it under load and faults, on fresh servers
@@ -29,6 +41,7 @@ export function readCommandLine(args: readonly string[]): Command {
       port: { type: 'string' },
       data: { type: 'string' },
       install: { type: 'boolean' },
+      'no-redis': { type: 'boolean', default: false },
       smoke: { type: 'string' },
       json: { type: 'boolean', default: false },
       seed: { type: 'string' },
@@ -36,12 +49,19 @@ export function readCommandLine(args: readonly string[]): Command {
   })
   if (values.help) return { tag: 'help' }
   if (values.install) process.env.REQSCOPE_INSTALL = '1'
+  const withoutRedis = values['no-redis']
   if (values.smoke !== undefined) {
     const seed = wholeNumber('seed', values.seed, 0, 2 ** 31 - 1) ?? Date.now() % 2 ** 31
-    return { tag: 'smoke', seconds: wholeNumber('smoke', values.smoke, 1, 86_400), seed, json: values.json }
+    return {
+      tag: 'smoke',
+      seconds: wholeNumber('smoke', values.smoke, 1, 86_400),
+      seed,
+      json: values.json,
+      withoutRedis,
+    }
   }
   const dataFolder = values.data === undefined ? DATA_FOLDER : resolve(values.data)
-  return { tag: 'open', port: wholeNumber('port', values.port, 0, 65_535), dataFolder }
+  return { tag: 'open', port: wholeNumber('port', values.port, 0, 65_535), dataFolder, withoutRedis }
 }
 
 function wholeNumber(option: string, text: string, least: number, most: number): number

@@ -106,6 +106,19 @@ export const vouchers = pgTable('vouchers', {
   cents: integer('cents').notNull(),
 })
 
+/** What was said in a chat with the support, numbered without gaps. */
+export const supportMessages = pgTable(
+  'support_messages',
+  {
+    sessionId: text('session_id').notNull(),
+    number: integer('number').notNull(),
+    author: text('author').notNull(),
+    text: text('text').notNull(),
+    createdAt: createdAt(),
+  },
+  (table) => [primaryKey({ columns: [table.sessionId, table.number] })],
+)
+
 export const productRelations = relations(products, ({ many, one }) => ({
   stock: one(stock, { fields: [products.id], references: [stock.productId] }),
   reviews: many(reviews),

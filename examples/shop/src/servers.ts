@@ -6,26 +6,36 @@ export interface ServersOptions {
   readonly dataFolder?: string
   /** Start servers even where DATABASE_URL and REDIS_URL name some. Default false. */
   readonly own?: boolean
+  /** Start no Redis. Default false. */
+  readonly withoutRedis?: boolean
   /** Told in a line what happens. */
   readonly log: (line: string) => void
 }
 
 export interface Servers {
   readonly databaseUrl: string
-  readonly redisUrl: string
+  readonly redisUrl: string | undefined
   stop(): Promise<void>
 }
 
 /** The shop's Postgres and Redis. A real deployment has them already, and names them in DATABASE_URL and REDIS_URL. */
-export async function startServers({ dataFolder, own = false, log }: ServersOptions): Promise<Servers> {
+export async function startServers({
+  dataFolder,
+  own = false,
+  withoutRedis = false,
+  log,
+}: ServersOptions): Promise<Servers> {
   const folder = (service: string) => (dataFolder === undefined ? {} : { dataFolder: join(dataFolder, service) })
-  const redis = await startRedis({ ...folder('redis'), own, log })
+  // What was enqueued must still be there when Redis is started again.
+  const redis = withoutRedis
+    ? undefined
+    : await startRedis({ ...folder('redis'), own, aof: own || dataFolder !== undefined, log })
   const postgres = await startPostgres({ ...folder('postgres'), own, log })
   return {
     databaseUrl: postgres.external ? postgres.url : await databaseOf(postgres.url),
-    redisUrl: redis.url,
+    redisUrl: redis?.url,
     async stop() {
-      await Promise.all([postgres.stop(), redis.stop()])
+      await Promise.all([postgres.stop(), redis?.stop()])
     },
   }
 }

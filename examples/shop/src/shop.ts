@@ -1,11 +1,10 @@
 import type { FastifyInstance } from 'fastify'
 import { type AppOptions, buildApp } from './app.ts'
 import { migrateShop } from './migrate.ts'
-import { createShopScopes } from './scopes.ts'
+import { createShopScopes, type ShopAddresses } from './scopes.ts'
 import { seedShop } from './seed.ts'
 
-export interface ShopOptions {
-  readonly databaseUrl: string
+export interface ShopOptions extends ShopAddresses {
   /** Default: any free one. */
   readonly port?: number
   readonly logger?: AppOptions['logger']
@@ -16,11 +15,13 @@ export interface ShopOptions {
 /** Opens the shop: the database is migrated and filled, and the app listens. `app.close()` closes all of it. */
 export async function openShop({
   databaseUrl,
+  redisUrl,
+  mailFolder,
   port = 0,
   logger,
   log,
 }: ShopOptions): Promise<{ app: FastifyInstance; url: string }> {
-  const scopes = createShopScopes({ databaseUrl })
+  const scopes = createShopScopes({ databaseUrl, redisUrl, mailFolder })
   try {
     log('Shop: migrating')
     await migrateShop(scopes)

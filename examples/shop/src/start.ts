@@ -1,3 +1,4 @@
+import { join } from 'node:path'
 import { Closers } from './closers.ts'
 import { type Command, readCommandLine, USAGE } from './command-line.ts'
 import { DataFolder } from './data-folder.ts'
@@ -31,16 +32,18 @@ async function run(command: Command): Promise<void> {
   }
 }
 
-async function open({ port, dataFolder }: Extract<Command, { tag: 'open' }>): Promise<void> {
+async function open({ port, dataFolder, withoutRedis }: Extract<Command, { tag: 'open' }>): Promise<void> {
   const closers = new Closers()
   onShutdown(() => closers.close())
   try {
     const folder = new DataFolder(dataFolder)
     closers.add(() => folder.release())
-    const servers = await startServers({ dataFolder, log })
+    const servers = await startServers({ dataFolder, withoutRedis, log })
     closers.add(() => servers.stop())
     const shop = await openShop({
       databaseUrl: servers.databaseUrl,
+      redisUrl: servers.redisUrl,
+      mailFolder: join(dataFolder, 'mail'),
       port: port ?? (await preferredPort(3_000)),
       logger: { level: process.env.LOG_LEVEL ?? 'warn' },
       log,

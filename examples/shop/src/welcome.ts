@@ -13,8 +13,15 @@ The shop is open: ${url}/products
   Buy: one transaction, and out of stock is 409 and changes nothing
     ${post('/orders', { customerId: 1, lines })}
 
+  Its receipt is a job of the same transaction: look into the mail folder beside the data
+  A supplier's new price: what follows is a job with a scope of its own
+    ${post('/webhooks/products', { productId: 1, priceCents: 1_999 })}
+
   Ask for a quote: it waits 100 ms for a tax service, and holds no connection meanwhile
     ${post('/quotes', { country: 'DE', lines })}
+
+  Reserve: read, then write only if nothing has changed meanwhile
+    ${post('/reservations', { productId: 1, quantity: 1 })}
 
   Read a report that is streamed from a cursor: press Ctrl-C in it, and the connection is back
     curl --limit-rate 20k ${url}/reports/orders.csv

@@ -68,21 +68,28 @@ export class ScopeLeakError extends ReqscopeError {
   readonly usedFrom: ScopeDescription
   readonly resource: string
   readonly takenAt: string | undefined
+  readonly path: string | undefined
 
   constructor(facts: {
     scope: ScopeDescription
     usedFrom: ScopeDescription
     resource: string
     takenAt?: string | undefined
+    /** Where it was found, when it was not used but about to be stored: `data.session.db of job send-receipt`. */
+    path?: string | undefined
   }) {
     super(
-      `The ${facts.resource} handle of ${called(facts.scope)}${taken(facts.takenAt)} was used inside ${called(facts.usedFrom)}. ` +
-        `Use the handle of the scope you are in: currentScope().${facts.resource}.`,
+      facts.path === undefined
+        ? `The ${facts.resource} handle of ${called(facts.scope)}${taken(facts.takenAt)} was used inside ${called(facts.usedFrom)}. ` +
+            `Use the handle of the scope you are in: currentScope().${facts.resource}.`
+        : `${facts.path} belongs to ${called(facts.scope)} and ends with it. ` +
+            'Pass an id and let the job read it through its own scope.',
     )
     this.scope = described(facts.scope)
     this.usedFrom = described(facts.usedFrom)
     this.resource = facts.resource
     this.takenAt = facts.takenAt
+    this.path = facts.path
   }
 }
 
@@ -94,11 +101,11 @@ export class ScopeAbortedError extends ReqscopeError {
   readonly code = 'RSC_SCOPE_ABORTED'
   override readonly statusCode = 499 as 499 | 503
   readonly scope: ScopeDescription
-  readonly reason: 'client' | 'shutdown' | 'settle-timeout' | 'signal'
+  readonly reason: 'client' | 'shutdown' | 'settle-timeout' | 'signal' | 'job-lock-lost'
 
   constructor(facts: {
     scope: ScopeDescription
-    reason: 'client' | 'shutdown' | 'settle-timeout' | 'signal'
+    reason: 'client' | 'shutdown' | 'settle-timeout' | 'signal' | 'job-lock-lost'
     cause?: unknown
   }) {
     const why = {
@@ -106,6 +113,7 @@ export class ScopeAbortedError extends ReqscopeError {
       shutdown: 'the application is shutting down',
       'settle-timeout': 'its handler had not settled in time after the response was closed',
       signal: 'the signal it was given fired',
+      'job-lock-lost': 'its worker could not renew the lock on the job, so another worker may run it now',
     }[facts.reason]
     const retryAfterMs = facts.reason === 'shutdown' ? 1_000 : undefined
     super(`${called(facts.scope)} was aborted: ${why}.`, { cause: facts.cause, retryAfterMs })
@@ -502,6 +510,26 @@ export class LockLostError extends ReqscopeError {
 const theLock = (keys: readonly string[]): string => {
   if (keys.length === 0) return 'The lock'
   return keys.length === 1 ? `The lock '${keys[0]}'` : `The lock on ${keys.map((key) => `'${key}'`).join(', ')}`
+}
+
+/** What was to be enqueued is not JSON, or too large. Nothing was enqueued. */
+export class JobPayloadError extends ReqscopeError {
+  readonly code = 'RSC_JOB_PAYLOAD'
+  readonly job: string
+  /** Where it was found: `data.items[3].when`. */
+  readonly path: string
+  readonly found: string
+
+  constructor(facts: { job: string; path: string; found: string; remedy?: string | undefined; cause?: unknown }) {
+    super(
+      `The payload of job ${facts.job} can't be stored: ${facts.path} is ${facts.found}. ` +
+        (facts.remedy ?? 'Pass plain JSON: an id, and let the job read the rest through its own scope.'),
+      { cause: facts.cause },
+    )
+    this.job = facts.job
+    this.path = facts.path
+    this.found = facts.found
+  }
 }
 
 /** Given to an InvalidOptionError instead of a value that may be a secret, or hold one. */

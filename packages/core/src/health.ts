@@ -2,7 +2,7 @@ import { type IntervalHistogram, monitorEventLoopDelay } from 'node:perf_hooks'
 import type { LeaseDescription } from './events.ts'
 import { OptionReader } from './options.ts'
 import { outsideEveryScope } from './scope/current.ts'
-import type { AnyResource, ResourceHealth } from './scope/resource.ts'
+import type { ResourceHealth } from './scope/resource.ts'
 
 /** Above what the application counts as degraded. */
 export interface HealthThresholds {
@@ -41,6 +41,14 @@ export interface Health {
   readonly eventLoopDelayMs: number
   /** The lease that has been held for longest. */
   readonly oldestLease: LeaseDescription | undefined
+  /** Where the runtime has jobs: its transport, and the size and age of the outbox. */
+  readonly jobs?: ResourceHealth
+}
+
+/** What can be asked how it is. */
+interface Asked {
+  readonly name: string
+  readonly resource: { health(): ResourceHealth | Promise<ResourceHealth> }
 }
 
 /** @throws InvalidOptionError naming the threshold that is wrong. */
@@ -93,22 +101,26 @@ export class EventLoopDelay {
 }
 
 export async function healthOf(facts: {
-  readonly slots: readonly { readonly name: string; readonly resource: AnyResource }[]
+  readonly slots: readonly Asked[]
+  /** What is asked as well, and is no resource: the jobs. */
+  readonly parts: readonly Asked[]
   readonly state: Health['state']
   readonly timeoutMs: number
   readonly thresholds: Required<HealthThresholds>
   readonly eventLoopDelayMs: number
   readonly oldestLease: LeaseDescription | undefined
 }): Promise<Health> {
-  const { slots, state, timeoutMs, eventLoopDelayMs, oldestLease } = facts
+  const { slots, parts, state, timeoutMs, eventLoopDelayMs, oldestLease } = facts
   const all = await Promise.all(
-    slots.map(async ({ name, resource }) => [name, await askedOf(resource, timeoutMs)] as const),
+    [...slots, ...parts].map(async ({ name, resource }) => [name, await askedOf(resource, timeoutMs)] as const),
   )
   const crossed = [...crossedOf(facts, all)]
   const statuses = all.map(([, health]) => health.status)
   const isDegraded = crossed.length > 0 || statuses.includes('degraded')
   const status = state !== 'open' || statuses.includes('down') ? 'down' : isDegraded ? 'degraded' : 'up'
-  return { status, state, resources: Object.fromEntries(all), crossed, eventLoopDelayMs, oldestLease }
+  const resources = Object.fromEntries(all.slice(0, slots.length))
+  const others = Object.fromEntries(all.slice(slots.length))
+  return { status, state, resources, ...others, crossed, eventLoopDelayMs, oldestLease }
 }
 
 function* crossedOf(
@@ -129,7 +141,7 @@ function* crossedOf(
   }
 }
 
-async function askedOf(resource: AnyResource, timeoutMs: number): Promise<ResourceHealth> {
+async function askedOf(resource: Asked['resource'], timeoutMs: number): Promise<ResourceHealth> {
   let timer: NodeJS.Timeout | undefined
   const silence = new Promise<ResourceHealth>((resolve) => {
     const error = `it did not say how it is within ${timeoutMs} ms`

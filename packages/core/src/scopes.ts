@@ -13,17 +13,20 @@ import { redisAccessOf } from './redis/access.ts'
 import { COMPLETED } from './scope/cleanup-stack.ts'
 import type { ConsumeOptions } from './scope/consumer.ts'
 import { currentContext, outsideEveryScope, runInContext } from './scope/current.ts'
+import type { Enqueueable, JobSystem, JobWorkers, WorkOptions } from './scope/job.ts'
 import { Ledger } from './scope/ledger.ts'
 import type { AnyLock, LockFor, LockKeys, LockOptions } from './scope/locker.ts'
 import { isLogger, type Logger, stderrLogger } from './scope/logger.ts'
 import { OpenScopes } from './scope/open-scopes.ts'
 import type { ScopeWith } from './scope/register.ts'
 import { type AnyResource, isTransactional, type Resources, type TransactionalResource } from './scope/resource.ts'
-import { Scope, type ScopeInit, type ScopeKind } from './scope/scope.ts'
+import { Scope, type ScopeInit, type ScopeKind, type SpawnedTask } from './scope/scope.ts'
 
-export interface ScopesOptions<R extends Resources> {
+export interface ScopesOptions<R extends Resources, J extends JobSystem | undefined = undefined> {
   /** What scopes hand out handles of, by the name of the handle. */
   readonly resources: R
+  /** What `scope.enqueue` and `scopes.work` go through: `bullmq({ … })` of `@reqscope/core/jobs`. */
+  readonly jobs?: J
   /** A logger of pino's shape. Default: Fastify's with the Fastify plugin, else warnings and errors to stderr. */
   readonly logger?: Logger
   /** How long a handler may take to settle after its response was closed, in milliseconds. Default 10,000. */
@@ -68,14 +71,16 @@ const IDLE: Life = { tag: 'idle' }
 // Members of a scope, today's and those that belong to features of this package: no resource may be named like one.
 const RESERVED: ReadonlySet<string> = new Set([
   ...Object.getOwnPropertyNames(Scope.prototype),
-  ...['id', 'kind', 'name', 'deadline', 'then', 'lock', 'tryLock', 'acquireLock', 'consume', 'enqueue', 'spawn'],
+  ...['id', 'kind', 'name', 'deadline', 'then', 'lock', 'tryLock', 'acquireLock', 'consume'],
 ])
 
 /**
  * The runtime: knows the resources, opens scopes, answers who holds what, and closes. Made by {@link createScopes}.
  */
-export class Scopes<R extends Resources = Resources> {
+export class Scopes<R extends Resources = Resources, J extends JobSystem | undefined = JobSystem | undefined> {
   readonly resources: R
+  /** What it was given as jobs: BullMQ's own queues, schedulers and flows are reached through it. */
+  readonly jobs: J
   /** How long a handler may take to settle after its response was closed, in milliseconds. */
   readonly settleTimeoutMs: number
 
@@ -98,12 +103,14 @@ export class Scopes<R extends Resources = Resources> {
   #life: Life = IDLE
   /** What was opened and has to be closed. */
   readonly #running = new Set<AnyResource>()
+  #jobsRun = false
   #drained: (() => void) | undefined
 
   /** @internal Use {@link createScopes}. */
-  constructor(options: ScopesOptions<R>) {
+  constructor(options: ScopesOptions<R, J>) {
     const read = new OptionReader('createScopes', options).onlyKnown([
       'resources',
+      'jobs',
       'logger',
       'settleTimeoutMs',
       'health',
@@ -133,6 +140,15 @@ export class Scopes<R extends Resources = Resources> {
     this.#locks = new Locks(lockStoreOf(options.locks, Object.values(this.resources)), () => this.logger)
     const redis = this.#slots.map(({ resource }) => redisAccessOf(resource)).find((access) => access !== undefined)
     this.rateLimiter = new RateLimiter(redis === undefined ? undefined : new RedisStore(redis), () => this.logger)
+    this.jobs = checkedJobs(options.jobs) as J
+    const runtime = this
+    this.jobs?.attach({
+      resources: this.resources,
+      get logger() {
+        return runtime.logger
+      },
+      open: (init) => this.#openScope(init),
+    })
   }
 
   get logger(): Logger {
@@ -175,8 +191,14 @@ export class Scopes<R extends Resources = Resources> {
         if (this.#isStopping) throw shuttingDown('scopes.start') // the close has not waited for it
       }
       this.#eventLoopDelay.start()
+      if (this.jobs !== undefined) {
+        this.#jobsRun = true // also while it starts: what it has opened by then has to be closed
+        await this.jobs.start()
+        if (this.#isStopping) throw shuttingDown('scopes.start')
+      }
       if (this.#life.tag === 'starting') this.#life = { tag: 'started', done: this.#life.done }
     } catch (cause) {
+      await this.#stopJobs(STOP_AFTER_FAILED_START_MS)
       await this.#stopWhatRuns(() => STOP_AFTER_FAILED_START_MS)
       if (this.#life.tag === 'starting') this.#life = IDLE
       throw cause
@@ -243,6 +265,8 @@ export class Scopes<R extends Resources = Resources> {
     const scope = currentContext()?.scope
     if (scope?.state === 'open' && scope.belongsTo(this.#owner)) return this.#locks.lock(scope, keys, options, fn)
     if (this.state !== 'open') throw shuttingDown('withLock')
+    if (this.#locks.needsScope)
+      return this.run({ name: 'withLock' }, (task) => this.#locks.lock(task, keys, options, fn))
     if (this.#life.tag !== 'started') await this.start()
     return this.#locks.withLock(keys, options, fn)
   }
@@ -259,9 +283,31 @@ export class Scopes<R extends Resources = Resources> {
       // Whoever does not start the runtime can use it all the same, and what that opens has to be closed.
       for (const { resource } of this.#slots) this.#running.add(resource)
     }
+    return this.#openScope(init)
+  }
+
+  #openScope(init: ScopeInit): ScopeWith<R> {
     const scope = new this.#ScopeClass(this.#owner, init)
     this.#open.add(scope)
     return scope as ScopeWith<R>
+  }
+
+  /**
+   * Starts workers for these jobs in this process; each attempt runs in a scope of its own. They are closed with the
+   * runtime at the latest.
+   *
+   * @throws InvalidOptionError where the runtime has no `jobs`, or two jobs have one name.
+   */
+  async work(
+    jobs: readonly Enqueueable<never>[],
+    options: WorkOptions = {},
+  ): Promise<J extends JobSystem<infer Workers> ? Workers : JobWorkers> {
+    if (this.jobs === undefined) {
+      throw new InvalidOptionError('createScopes.jobs', undefined, 'given for scopes.work: bullmq({ … })')
+    }
+    if (this.state !== 'open') throw shuttingDown('scopes.work')
+    await this.start()
+    return this.jobs.work(jobs, options) as never
   }
 
   /**
@@ -271,8 +317,11 @@ export class Scopes<R extends Resources = Resources> {
    */
   health(options: { readonly timeoutMs?: number } = {}): Promise<Health> {
     const timeoutMs = new OptionReader('health', options).onlyKnown(['timeoutMs']).milliseconds('timeoutMs', 2_000)
+    const { jobs } = this
+    const parts = jobs === undefined ? [] : [{ name: 'jobs', resource: jobs }]
     return healthOf({
       slots: this.#slots,
+      parts,
       state: this.state,
       timeoutMs,
       thresholds: this.#thresholds,
@@ -310,10 +359,14 @@ export class Scopes<R extends Resources = Resources> {
     const startedAt = performance.now()
     const left = () => Math.max(0, timeoutMs - (performance.now() - startedAt))
     if (starting !== undefined) await inTime(starting, timeoutMs / 2)
+    // It gives up a little earlier than the scopes of its jobs are ended by force, so that these go back to their queue.
+    const workers = this.#jobsRun ? this.jobs?.drain(left() * 0.8) : undefined
     await this.#drain(Math.max(0, left() - timeoutMs / 2))
     for (const scope of this.#open.list()) scope.shutDown()
     await this.#drain(left() * 0.8)
+    if (workers !== undefined) await inTime(workers, left() / 2)
     await this.#endWhatIsLeft(left() / 2)
+    await this.#stopJobs(left() / 2)
     this.#become('stopping')
     this.#eventLoopDelay.stop()
     await this.#stopWhatRuns(() => Math.max(100, left()))
@@ -341,6 +394,17 @@ export class Scopes<R extends Resources = Resources> {
       } catch (error) {
         this.logger.error({ err: error, resource: name }, 'a resource failed to close')
       }
+    }
+  }
+
+  async #stopJobs(timeoutMs: number): Promise<void> {
+    if (!this.#jobsRun) return
+    this.#jobsRun = false
+    try {
+      const stopped = await inTime(Promise.resolve(this.jobs?.stop({ timeoutMs })), Math.max(100, timeoutMs))
+      if (!stopped) throw new Error(`they did not close within ${Math.round(timeoutMs)} ms`)
+    } catch (error) {
+      this.logger.error({ err: error }, 'the jobs failed to close')
     }
   }
 
@@ -385,6 +449,10 @@ export class Scopes<R extends Resources = Resources> {
       get transactionals() {
         return runtime.#transactionals.map(({ resource }) => resource)
       },
+      get jobs() {
+        return runtime.jobs
+      },
+      spawn: (task: SpawnedTask) => runtime.#spawn(task),
       transactional: (name: string | undefined) => runtime.#transactional(name),
       consume: (options: ConsumeOptions) => consume(runtime.rateLimiter, options),
       forget(scope: Scope) {
@@ -393,6 +461,25 @@ export class Scopes<R extends Resources = Resources> {
       },
     }
   })()
+
+  #spawn({ name, fn }: SpawnedTask): void {
+    if (this.#isStopping) {
+      this.logger.error({ task: name }, 'a spawned task was not started: the resources are closed')
+      return
+    }
+    const scope = this.#openScope({ id: randomUUID(), kind: 'task', name })
+    void outsideEveryScope(async () => {
+      try {
+        await runInContext(scope, async () => fn(scope))
+        const { cancelReason } = scope
+        if (cancelReason !== undefined) throw cancelReason
+        await scope.end(COMPLETED)
+      } catch (error) {
+        scope.log.error({ err: error, task: name }, 'a spawned task failed')
+        await scope.end({ tag: scope.cancelReason === undefined ? 'failed' : 'aborted', error })
+      }
+    })
+  }
 
   #transactional(name: string | undefined): TransactionalResource {
     const all = this.#transactionals
@@ -412,8 +499,17 @@ export class Scopes<R extends Resources = Resources> {
  *
  * @throws InvalidOptionError naming the option that is wrong.
  */
-export function createScopes<const R extends Resources>(options: ScopesOptions<R>): Scopes<R> {
+export function createScopes<const R extends Resources, J extends JobSystem | undefined = undefined>(
+  options: ScopesOptions<R, J>,
+): Scopes<R, J> {
   return new Scopes(options)
+}
+
+function checkedJobs(jobs: JobSystem | undefined): JobSystem | undefined {
+  if (jobs !== undefined && typeof (jobs as Partial<JobSystem> | null)?.enqueue !== 'function') {
+    throw new InvalidOptionError('createScopes.jobs', jobs, 'what bullmq(…) returned')
+  }
+  return jobs
 }
 
 function checkedResources<R extends Resources>(resources: R): R {

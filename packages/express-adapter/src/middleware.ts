@@ -39,7 +39,7 @@ export function reqscope(options: ReqscopeOptions): RequestHandler {
     }
     if (scopes.state !== 'open') response.setHeader('connection', 'close')
     const { method } = request
-    const life = new RequestLife(request, response, scopes, {
+    const life = new RequestLife(response, scopes, {
       id: idOf(request),
       kind: 'request',
       name: `${method} (no route)`,

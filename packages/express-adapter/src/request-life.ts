@@ -1,29 +1,23 @@
 import { NoActiveScopeError, RegistrationError, type Scopes } from '@reqscope/core'
-import { DirectResponse } from '@reqscope/core/http'
+import { DirectResponse, lifetimeOf, type RawResponse } from '@reqscope/core/http'
 import type { Request } from 'express'
-
-const life = Symbol('reqscope.life')
-type LivingRequest = Request & { [life]?: RequestLife }
 
 /** What is known of a request's life. */
 export class RequestLife extends DirectResponse {
   readonly scopes: Scopes
+  /** What Express has put at `req.route`. */
+  route: unknown
 
-  constructor(
-    request: Request,
-    response: ConstructorParameters<typeof DirectResponse>[1],
-    scopes: Scopes,
-    open: Parameters<Scopes['open']>[0],
-  ) {
+  constructor(response: RawResponse, scopes: Scopes, open: Parameters<Scopes['open']>[0]) {
     super(scopes.open(open), response, scopes.settleTimeoutMs)
     this.scopes = scopes
-    ;(request as LivingRequest)[life] = this
+    this.route = undefined
   }
 }
 
 /** The life of a request; undefined where `reqscope()` has not seen it. */
 export function lifeOf(request: Request): RequestLife | undefined {
-  return (request as LivingRequest)[life]
+  return lifetimeOf(request.res) as RequestLife | undefined
 }
 
 /** @throws RegistrationError naming what stands in the wrong place. */

@@ -1,12 +1,14 @@
 import type { Next } from '@reqscope/core/http'
 import type { Request, Response } from 'express'
-import { lifeOf, scopeOf } from './request-life.ts'
+import { lifeOf, type RequestLife, scopeOf } from './request-life.ts'
 
 type Handle = (request: Request, response: Response, next: Next) => unknown
 
 /** What is needed of Express' layers and routes, in 4 and 5 alike. */
 interface Layer {
   handle: Handle & { [followed]?: true }
+  /** In 5 only, where it waits for promises and passes on what they reject with. */
+  readonly handleRequest?: unknown
 }
 interface Route {
   readonly path: unknown
@@ -15,8 +17,6 @@ interface Route {
 }
 
 const followed = Symbol('reqscope.followed')
-const route = Symbol('reqscope.route')
-type RoutedRequest = Request & { [route]?: Route }
 
 /**
  * Makes the requests of an application tell their scope and their route. Express puts the route it has found at `req.route`, just
@@ -37,21 +37,24 @@ export function extendRequests(prototype: object): void {
     route: {
       configurable: true,
       enumerable: true,
-      get(this: RoutedRequest) {
-        return this[route]
+      get(this: Request) {
+        return lifeOf(this)?.route
       },
-      set(this: RoutedRequest, found: Route) {
-        if (this[route] === found) return
-        this[route] = found
-        noteRoute(this, found)
+      set(this: Request, found: Route) {
+        const life = lifeOf(this)
+        // A request that reqscope() has not seen has its route as Express gives it.
+        if (life === undefined) Object.defineProperty(this, 'route', { value: found, ...PLAIN })
+        else if (life.route !== found) noteRoute(this, life, found)
       },
     },
   })
 }
 
-function noteRoute(request: Request, found: Route | undefined): void {
-  const life = lifeOf(request)
-  if (life === undefined || found === undefined || !Array.isArray(found.stack)) return
+const PLAIN = { configurable: true, enumerable: true, writable: true }
+
+function noteRoute(request: Request, life: RequestLife, found: Route | undefined): void {
+  life.route = found
+  if (found === undefined || !Array.isArray(found.stack)) return
   life.routed(`${request.method} ${request.baseUrl}${pathOf(found.path, request.baseUrl)}`)
   if (found[followed] !== found.stack.length) follow(found)
 }
@@ -61,9 +64,12 @@ function follow(found: Route): void {
   for (const layer of found.stack) {
     const handle = layer.handle
     if (handle.length > 3 || handle[followed]) continue
+    const framework = { forwardsRejections: layer.handleRequest !== undefined }
     const handleInScope: Layer['handle'] = (request, response, next) => {
       const life = lifeOf(request)
-      return life === undefined ? handle(request, response, next) : life.handle(handle, request, response, next)
+      return life === undefined
+        ? handle(request, response, next)
+        : life.handle(handle, request, response, next, framework)
     }
     handleInScope[followed] = true
     layer.handle = handleInScope

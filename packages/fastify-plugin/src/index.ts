@@ -1,5 +1,6 @@
 export { RegistrationError } from '@reqscope/core'
 export { reqscope as default } from './plugin.ts'
+export type { RedisPartOptions } from './redis-part.ts'
 export type {
   RegisteredScopes,
   ReqscopeOptions,
@@ -8,3 +9,4 @@ export type {
   RouteScopeConfig,
   ScopesOf,
 } from './types.ts'
+export { type ReqscopeWorkersOptions, reqscopeWorkers } from './workers.ts'

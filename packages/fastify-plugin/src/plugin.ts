@@ -1,4 +1,11 @@
-import { createScopes, InvalidOptionError, NoActiveScopeError, RegistrationError, type Scopes } from '@reqscope/core'
+import {
+  createScopes,
+  InvalidOptionError,
+  NoActiveScopeError,
+  RegistrationError,
+  type Resources,
+  type Scopes,
+} from '@reqscope/core'
 import {
   type ClosableServer,
   ConnectionCloser,
@@ -11,6 +18,7 @@ import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest,
 import fastifyPlugin from 'fastify-plugin'
 import { Admission } from './admission.ts'
 import { commitBeforeHead, leaveTransaction, trackedHandler, transactionalHandler } from './handler.ts'
+import { redisPart } from './redis-part.ts'
 import { lifeOf, RequestLife, requestLife } from './request-life.ts'
 import { policyOf, rateLimitsOf, routePolicy, withPolicy } from './route-config.ts'
 import { RouteGates } from './route-gates.ts'
@@ -28,6 +36,7 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
   const read = new OptionReader('reqscope', options).onlyKnown([
     'scopes',
     'postgres',
+    'redis',
     'closeTimeoutMs',
     'settleTimeoutMs',
     'rateLimit',
@@ -35,7 +44,7 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
     'health',
   ])
   const closeTimeoutMs = read.milliseconds('closeTimeoutMs', 10_000)
-  const scopes = await runtimeOf(options)
+  const { scopes, started } = await runtimeOf(app, options)
   scopes.adoptLogger(app.log)
   const admission = new Admission(
     scopes,
@@ -105,6 +114,7 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
   }
 
   await scopes.start()
+  await started?.()
 }
 
 function answerHealth(app: FastifyInstance, endpoints: HealthEndpoints): void {
@@ -125,9 +135,13 @@ function requestScope(this: FastifyRequest): unknown {
   })
 }
 
-async function runtimeOf(options: ReqscopeOptions): Promise<Scopes> {
+/** @returns the runtime, and what is to be done once it has started. */
+async function runtimeOf(
+  app: FastifyInstance,
+  options: ReqscopeOptions,
+): Promise<{ scopes: Scopes; started?: () => Promise<void> }> {
   if (options.scopes !== undefined) {
-    for (const name of ['postgres', 'settleTimeoutMs'] as const) {
+    for (const name of ['postgres', 'redis', 'settleTimeoutMs'] as const) {
       if (options[name] === undefined) continue
       throw new InvalidOptionError(
         `reqscope.${name}`,
@@ -138,18 +152,25 @@ async function runtimeOf(options: ReqscopeOptions): Promise<Scopes> {
     if (typeof (options.scopes as Partial<Scopes> | null)?.open !== 'function') {
       throw new InvalidOptionError('reqscope.scopes', options.scopes, 'what createScopes returned')
     }
-    return options.scopes
+    return { scopes: options.scopes }
   }
-  if (options.postgres === undefined) {
-    throw new InvalidOptionError('reqscope.scopes', undefined, 'given, or postgres in its stead')
+  if (options.postgres === undefined && options.redis === undefined) {
+    throw new InvalidOptionError('reqscope.scopes', undefined, 'given, or postgres and redis in its stead')
   }
-  // Loaded only here: with a runtime of its own a program need not have the libraries behind it.
-  const { postgres } = await import('@reqscope/core/postgres')
+  const resources: Record<string, Resources[string]> = {}
+  if (options.postgres !== undefined) {
+    // Loaded only here: with a runtime of its own a program need not have the libraries behind it.
+    const { postgres } = await import('@reqscope/core/postgres')
+    resources.db = postgres(options.postgres)
+  }
+  const redis = options.redis === undefined ? undefined : await redisPart(app, options.redis)
+  if (redis !== undefined) resources.redis = redis.resource
   const { settleTimeoutMs } = options
-  return createScopes({
-    resources: { db: postgres(options.postgres) },
+  const scopes = createScopes({
+    resources,
     ...(settleTimeoutMs === undefined ? {} : { settleTimeoutMs }),
   }) as unknown as Scopes
+  return { scopes, ...(redis !== undefined && { started: redis.started }) }
 }
 
 function listOf<Hook>(hooks: Hook | Hook[] | undefined): Hook[] {

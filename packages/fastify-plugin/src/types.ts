@@ -8,12 +8,22 @@ import type {
   RouteTransactionOptions,
 } from '@reqscope/core/http'
 import type { PostgresOptions, postgres } from '@reqscope/core/postgres'
+import type { redis } from '@reqscope/core/redis'
 import type { FastifyRequest } from 'fastify'
+import type { RedisPartOptions } from './redis-part.ts'
+
+/** What the plugin builds a runtime from: the drizzle schema of `postgres`, and whether there is `redis`. */
+interface Parts {
+  readonly db?: Record<string, unknown>
+  readonly redis?: true
+}
 
 /** The runtime's type where the plugin builds it itself, for the program's `Register`. */
-export type ScopesOf<Parts extends { readonly db: Record<string, unknown> }> = Scopes<{
-  readonly db: ReturnType<typeof postgres<Parts['db']>>
+export type ScopesOf<P extends Parts> = Scopes<{
+  readonly [Name in keyof P]: Name extends 'db' ? ReturnType<typeof postgres<NonNullable<P['db']>>> : RedisResource
 }>
+
+type RedisResource = ReturnType<typeof redis>
 
 /** The type of the program's runtime, as its `Register` says. */
 export type RegisteredScopes = Register extends { scopes: infer Registered extends Scopes<never> }
@@ -64,13 +74,20 @@ export interface ReqscopeOptionsWithScopes extends CommonOptions {
   // biome-ignore lint/suspicious/noExplicitAny: a runtime with whatever resources
   readonly scopes: Scopes<any>
   readonly postgres?: never
+  readonly redis?: never
   readonly settleTimeoutMs?: never
 }
 
 /** Without one: it is built from these, with the application's logger, and found at `app.scopes`. */
 export interface ReqscopeOptionsWithParts extends CommonOptions {
+  /** Its scopes have a `db`. */
   // biome-ignore lint/suspicious/noExplicitAny: of whatever schema
-  readonly postgres: PostgresOptions<any>
+  readonly postgres?: PostgresOptions<any>
+  /**
+   * Its scopes have a `redis`: on `app.redis`, or its `namespace`, where @fastify/redis is registered, else on a connection
+   * that becomes `app.redis`.
+   */
+  readonly redis?: RedisPartOptions
   readonly scopes?: never
   /** How long a handler may take to settle after its response was closed, in milliseconds. Default 10,000. */
   readonly settleTimeoutMs?: number

@@ -2,3 +2,4 @@ export { type PostgresOptions, type PostgresServer, startPostgres } from './post
 export type { Tls } from './postgres-cluster.ts'
 export { connect, createDatabase, type Database } from './postgres-database.ts'
 export { type RedisOptions, type RedisServer, startRedis } from './redis.ts'
+export { type RedisCluster, type RedisClusterOptions, startRedisCluster } from './redis-cluster.ts'

@@ -2,6 +2,17 @@ import { connect } from 'node:net'
 
 /** Sends one command whose reply is a bulk string, over a connection of its own. */
 export function askRedis(port: number, command: string): Promise<string> {
+  return exchange(port, command, bulkString)
+}
+
+/** Sends one command whose reply is a line, and rejects with what Redis refuses it for. */
+export async function tellRedis(port: number, command: string): Promise<string> {
+  const reply = await exchange(port, command, (text) => /^[+:-](.*)\r\n/.exec(text)?.[0].trimEnd())
+  if (reply.startsWith('-')) throw new Error(`Redis refused ${command}: ${reply.slice(1)}`)
+  return reply.slice(1)
+}
+
+function exchange(port: number, command: string, read: (reply: string) => string | undefined): Promise<string> {
   return new Promise((resolve, reject) => {
     const socket = connect({ port, host: '127.0.0.1' })
     let reply = ''
@@ -9,7 +20,7 @@ export function askRedis(port: number, command: string): Promise<string> {
     socket.on('connect', () => socket.write(`${command}\r\n`))
     socket.on('data', (chunk: string) => {
       reply += chunk
-      const body = bulkString(reply)
+      const body = read(reply)
       if (body === undefined) return
       socket.destroy()
       resolve(body)

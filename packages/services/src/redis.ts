@@ -19,6 +19,8 @@ export interface RedisOptions {
   install?: boolean
   /** Start a server even when REDIS_URL is set. Default: only when `aof` needs one. */
   own?: boolean
+  /** More settings of the server, as on its command line: `['--maxclients', '50']`. */
+  settings?: readonly string[]
   /** Told in a line what happens. */
   log?: (line: string) => void
 }
@@ -129,7 +131,18 @@ class LocalRedis implements RedisServer {
     const durability = this.#options.aof ? ['--appendonly', 'yes', '--appendfsync', 'always'] : ['--appendonly', 'no']
     const started = new ServerProcess({
       binary: this.#binary,
-      args: ['--port', String(this.#port), '--bind', '127.0.0.1', '--dir', this.#folder, '--save', '', ...durability],
+      args: [
+        '--port',
+        String(this.#port),
+        '--bind',
+        '127.0.0.1',
+        '--dir',
+        this.#folder,
+        '--save',
+        '',
+        ...durability,
+        ...(this.#options.settings ?? []),
+      ],
       folder: this.#folder,
       logFile: join(this.#folder, 'server.log'),
       stopSignal: 'SIGTERM',

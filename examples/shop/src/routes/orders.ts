@@ -2,6 +2,7 @@ import type { FastifyPluginAsyncJsonSchemaToTs } from '@fastify/type-provider-js
 import { and, eq, gte, sql } from 'drizzle-orm'
 import { type BasketLine, basketLines, pricedLines, totalCentsOf } from '../basket.ts'
 import { OutOfStock, UnknownCustomer } from '../errors.ts'
+import { sendReceipt } from '../jobs/send-receipt.ts'
 import { customers, orderLines, orders, stock } from '../schema.ts'
 import type { ShopDatabase } from '../scopes.ts'
 
@@ -17,7 +18,8 @@ export const orderRoutes: FastifyPluginAsyncJsonSchemaToTs = async (app) => {
   app.post(
     '/orders',
     { schema: { body: newOrder }, config: { scope: { transaction: true, timeoutMs: 5_000, priority: 'critical' } } },
-    async ({ body: { customerId, lines }, scope: { db } }, reply) => {
+    async ({ body: { customerId, lines }, scope }, reply) => {
+      const { db } = scope
       await requireCustomer(db, customerId)
       const priced = await pricedLines(db, lines)
       for (const line of priced) await takeFromStock(db, line)
@@ -28,6 +30,7 @@ export const orderRoutes: FastifyPluginAsyncJsonSchemaToTs = async (app) => {
         .returning()
       if (order === undefined) throw new Error('The insert returned nothing.')
       await db.insert(orderLines).values(priced.map((line) => ({ orderId: order.id, ...line })))
+      await scope.enqueue(sendReceipt, { orderId: order.id })
       return reply.code(201).send({ ...order, lines: priced })
     },
   )

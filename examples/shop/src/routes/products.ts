@@ -1,6 +1,7 @@
 import type { FastifyPluginAsyncJsonSchemaToTs } from '@fastify/type-provider-json-schema-to-ts'
 import { asc, desc, eq, sql } from 'drizzle-orm'
 import { ProductNotFound } from '../errors.ts'
+import { cached } from '../page-cache.ts'
 import { products, reviews, stock } from '../schema.ts'
 
 const PAGE_SIZE = 20
@@ -42,22 +43,24 @@ export const productRoutes: FastifyPluginAsyncJsonSchemaToTs = async (app) => {
     return { page, pages: Math.ceil(total / PAGE_SIZE), total, items }
   })
 
-  app.get('/products/:id', { schema: { params: oneProduct } }, async ({ params: { id }, scope: { db } }) => {
-    const product = await db.query.products.findFirst({
-      where: eq(products.id, id),
-      with: {
-        stock: { columns: { quantity: true } },
-        reviews: {
-          columns: { id: true, stars: true, text: true, createdAt: true },
-          with: { customer: { columns: { name: true } } },
-          orderBy: desc(reviews.createdAt),
-          limit: 10,
+  app.get('/products/:id', { schema: { params: oneProduct } }, async ({ params: { id }, scope }) =>
+    cached(scope, `product:${id}`, async () => {
+      const product = await scope.db.query.products.findFirst({
+        where: eq(products.id, id),
+        with: {
+          stock: { columns: { quantity: true } },
+          reviews: {
+            columns: { id: true, stars: true, text: true, createdAt: true },
+            with: { customer: { columns: { name: true } } },
+            orderBy: desc(reviews.createdAt),
+            limit: 10,
+          },
         },
-      },
-    })
-    if (product === undefined) throw new ProductNotFound(id)
-    return product
-  })
+      })
+      if (product === undefined) throw new ProductNotFound(id)
+      return product
+    }),
+  )
 }
 
 /** Has to be the expression of the index `products_text`. */

@@ -4,6 +4,8 @@ import { onShutdown } from '../shutdown.ts'
 
 const { app, url } = await openShop({
   databaseUrl: process.env.DATABASE_URL ?? '',
+  redisUrl: process.env.SHOP_REDIS_URL,
+  mailFolder: process.env.MAIL_FOLDER ?? '',
   logger: { level: 'warn' },
   log: () => {},
 })

@@ -33,7 +33,9 @@ export class Errands {
     if (dice <= 25) return this.#lookAtProduct()
     if (dice <= 45) return this.#search()
     if (dice <= 70) return this.#order()
-    if (dice <= 84) return this.#askForQuote()
+    if (dice <= 79) return this.#askForQuote()
+    if (dice <= 85) return this.#reserve()
+    if (dice <= 87) return this.#lookAtMarket()
     if (dice <= 95) return this.#signUp()
     if (dice <= 97) return this.#readReport()
     return this.#askForHealth()
@@ -90,6 +92,29 @@ export class Errands {
       path: '/quotes',
       body: { country: this.#random.pick(['AT', 'CH', 'DE', 'FR']), lines: this.#lines() },
       check: expecting(200, (quote) => quote.totalCents === quote.netCents + quote.taxCents && quote.lines.length > 0),
+    }
+  }
+
+  /** Many want the same few, so some are told that they came too late, and some that there is nothing left. */
+  #reserve(): Errand {
+    const productId = this.#random.integer(1, BESTSELLERS)
+    const accepted = expecting(201, (reserved) => reserved.productId === productId && reserved.left >= 0)
+    const refused = expecting(409, ({ code }) => ['SHOP_OUT_OF_STOCK', 'RSC_OPTIMISTIC_CONFLICT'].includes(code))
+    return {
+      route: 'POST /reservations',
+      method: 'POST',
+      path: '/reservations',
+      body: { productId, quantity: 1 },
+      check: (answer) => (answer.status === 409 ? refused(answer) : accepted(answer)),
+    }
+  }
+
+  #lookAtMarket(): Errand {
+    return {
+      route: 'GET /market',
+      method: 'GET',
+      path: '/market',
+      check: expecting(200, ({ available }) => typeof available === 'boolean'),
     }
   }
 

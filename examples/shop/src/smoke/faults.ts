@@ -22,7 +22,11 @@ export class Faults {
     this.#random = random
   }
 
+  /** Connections of the jobs that were killed: nobody but a job notices. */
+  jobConnections = 0
+
   async inject(): Promise<void> {
+    this.jobConnections += (await this.#outside.killRedisClients()) + (await this.#outside.killJobConnections())
     const backends = (await this.#outside.backends()).filter(({ pid }) => !this.killed.has(pid))
     if (backends.length === 0) return
     const { pid, state } = this.#random.pick(backends)

@@ -1,3 +1,6 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Snapshot } from '@reqscope/core'
 import type { Closers } from '../closers.ts'
@@ -19,6 +22,7 @@ const FAULT_EVERY_MS = 2_000
 const SAMPLE_EVERY_MS = 100
 const WARM_UP_MS = 5_000
 const QUIET_WITHIN_MS = 10_000
+const RECEIPTS_WITHIN_MS = 45_000
 
 export interface ObserveOptions {
   readonly servers: Servers
@@ -31,15 +35,23 @@ export interface ObserveOptions {
 /** Runs the shop and its load, each in a process of its own, and watches both from this one. */
 export async function observe({ servers, seconds, seed, closers, log }: ObserveOptions): Promise<Observation> {
   log('Shop: migrating and filling')
-  const app = new Child('the shop', new URL('./app-main.ts', import.meta.url), { DATABASE_URL: servers.databaseUrl })
+  const mailFolder = await mkdtemp(join(tmpdir(), 'shop-mail-'))
+  closers.add(() => rm(mailFolder, { recursive: true, force: true }))
+  const app = new Child('the shop', new URL('./app-main.ts', import.meta.url), {
+    DATABASE_URL: servers.databaseUrl,
+    MAIL_FOLDER: mailFolder,
+    ...(servers.redisUrl !== undefined && { SHOP_REDIS_URL: servers.redisUrl }),
+  })
   closers.add(() => app.stop())
   const url = await app.message<string>()
   const driver = new Child('the load driver', new URL('./driver-main.ts', import.meta.url))
   closers.add(() => driver.stop())
-  const outside = new Outside(servers)
+  const outside = new Outside(servers, mailFolder)
   closers.add(() => outside.close())
 
   log(`Smoke: ${seconds} s of traffic over ${CONNECTIONS} connections, seed ${seed}`)
+  const lastSeeded = await outside.lastOrder()
+  const redisClientsBefore = await outside.redisClients()
   const plan = await planOf(outside, { url, seconds, seed })
   const faults = new Faults(outside, new Random(seed))
   const peaks = new Peaks(outside, faults, app.pid, Math.min(WARM_UP_MS, seconds * 500))
@@ -51,12 +63,15 @@ export async function observe({ servers, seconds, seed, closers, log }: ObserveO
   await Promise.all([watching.stop(), breaking.stop()])
 
   log('Smoke: waiting for quiet, then measuring')
+  const receipts = await receiptsAtRest(outside, lastSeeded)
   const { leasesOut, openScopes } = await atRest(url)
   const seenAtRest = {
     backendsAtRest: await outside.backends(),
-    redisClients: await outside.redisClients(),
+    ...(await redisClientsAtRest(outside, redisClientsBefore)),
     ordersWithoutLines: await outside.ordersWithoutLines(),
     stockMismatch: await outside.stockMismatch(),
+    ...receipts,
+    jobConnectionsKilled: faults.jobConnections,
     missingOrders: await outside.missingOrders(traffic.acknowledgedOrders),
   }
   const closingAt = performance.now()
@@ -76,6 +91,17 @@ export async function observe({ servers, seconds, seed, closers, log }: ObserveO
     closedInMs: performance.now() - closingAt,
     backendsAfterClose: (await outside.backends()).length,
     lastWords: app.lastLines,
+  }
+}
+
+/** Those of requests that were aborted last may take a moment to go, and others to come in their stead. */
+async function redisClientsAtRest(outside: Outside, before: number) {
+  const deadline = performance.now() + QUIET_WITHIN_MS
+  for (;;) {
+    const redisClients = await outside.redisClients()
+    const redisClientsGrowth = redisClients - before
+    if (redisClientsGrowth === 0 || performance.now() > deadline) return { redisClients, redisClientsGrowth }
+    await sleep(50)
   }
 }
 
@@ -110,5 +136,15 @@ async function snapshotOf(url: string): Promise<Snapshot | undefined> {
     return (await response.json()) as Snapshot
   } catch {
     return undefined
+  }
+}
+
+/** Jobs go on after the traffic; what a killed connection had is taken over some seconds later. */
+async function receiptsAtRest(outside: Outside, since: number) {
+  const until = Date.now() + RECEIPTS_WITHIN_MS
+  for (;;) {
+    const seen = await outside.receipts(since)
+    if (seen.ordersWithoutReceipt === 0 || Date.now() > until) return seen
+    await sleep(100)
   }
 }

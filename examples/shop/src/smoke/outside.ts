@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { connect } from '@reqscope/services'
 import { Redis } from 'ioredis'
 import type { Sql } from 'postgres'
@@ -13,11 +13,13 @@ export interface Backend {
 /** The shop as others see it: Postgres, Redis and the system. It asks none of the shop's own code. */
 export class Outside {
   readonly #sql: Sql
-  readonly #redis: Redis
+  readonly #redis: Redis | undefined
+  readonly #mailFolder: string
 
-  constructor(servers: { readonly databaseUrl: string; readonly redisUrl: string }) {
+  constructor(servers: { readonly databaseUrl: string; readonly redisUrl: string | undefined }, mailFolder: string) {
     this.#sql = connect(servers.databaseUrl, 'smoke test')
-    this.#redis = new Redis(servers.redisUrl)
+    this.#redis = servers.redisUrl === undefined ? undefined : new Redis(servers.redisUrl)
+    this.#mailFolder = mailFolder
   }
 
   /** The Postgres backends of the shop's connections. */
@@ -33,8 +35,38 @@ export class Outside {
 
   /** The connections to Redis, but for this one. */
   async redisClients(): Promise<number> {
+    if (this.#redis === undefined) return 0
     const list = String(await this.#redis.client('LIST'))
     return list.trim().split('\n').length - 1
+  }
+
+  /** Kills all connections to Redis, but for this one; returns how many those were. */
+  async killRedisClients(): Promise<number> {
+    return this.#redis === undefined
+      ? 0
+      : Number(await this.#redis.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes'))
+  }
+
+  /** Kills the connections over which the jobs are taken and finished, where they are in Postgres. */
+  async killJobConnections(): Promise<number> {
+    return this.#count(this.#sql`
+      select count(pg_terminate_backend(pid))::int as count from pg_stat_activity where application_name = 'reqscope jobs'`)
+  }
+
+  async lastOrder(): Promise<number> {
+    return this.#count(this.#sql`select coalesce(max(id), 0)::int as count from orders`)
+  }
+
+  /** Orders after `since` whose receipt was not mailed, and mailed receipts of orders that are not there. */
+  async receipts(since: number): Promise<{ ordersWithoutReceipt: number; receiptsWithoutOrder: number }> {
+    const rows = await this.#sql<{ id: number }[]>`select id from orders where id > ${since}`
+    const ordered = new Set(rows.map(({ id }) => id))
+    const mailed = readdirSync(this.#mailFolder).flatMap((name) => Number(/^receipt-(\d+)\.eml$/.exec(name)?.[1] ?? []))
+    const received = new Set(mailed)
+    return {
+      ordersWithoutReceipt: [...ordered].filter((id) => !received.has(id)).length,
+      receiptsWithoutOrder: mailed.filter((id) => !ordered.has(id)).length,
+    }
   }
 
   async ordersWithoutLines(): Promise<number> {
@@ -62,7 +94,7 @@ export class Outside {
   }
 
   async close(): Promise<void> {
-    this.#redis.disconnect()
+    this.#redis?.disconnect()
     await this.#sql.end({ timeout: 5 })
   }
 

@@ -17,11 +17,16 @@ export interface Observation {
   readonly peakBackends: number
   readonly maxBackends: number
   readonly redisClients: number
+  /** More or fewer than before the traffic. */
+  readonly redisClientsGrowth: number
   readonly rssMiB: number
   readonly rssGrowthMiB: number
   readonly ordersWithoutLines: number
   readonly stockMismatch: number
   readonly missingOrders: number
+  readonly ordersWithoutReceipt: number
+  readonly receiptsWithoutOrder: number
+  readonly jobConnectionsKilled: number
   /** How the app's process ended when it was asked to, and how long that took. */
   readonly appEnding: string
   readonly closedInMs: number
@@ -40,6 +45,9 @@ export interface Result {
   readonly pgConnectionsOverMax: number
   readonly ordersWithoutLines: number
   readonly stockMismatch: number
+  readonly ordersWithoutReceipt: number
+  readonly receiptsWithoutOrder: number
+  readonly redisClientsGrowth: number
   readonly rssGrowthMiB: number
   readonly ok: boolean
 }
@@ -65,6 +73,9 @@ export function resultOf(seen: Observation): Result {
     pgConnectionsOverMax: Math.max(0, seen.peakBackends - seen.maxBackends),
     ordersWithoutLines: seen.ordersWithoutLines,
     stockMismatch: seen.stockMismatch,
+    ordersWithoutReceipt: seen.ordersWithoutReceipt,
+    receiptsWithoutOrder: seen.receiptsWithoutOrder,
+    redisClientsGrowth: seen.redisClientsGrowth,
     rssGrowthMiB: Math.round(seen.rssGrowthMiB * 10) / 10,
     ok: findingsOf(seen).every(({ ok }) => ok),
   }
@@ -97,9 +108,13 @@ export function findingsOf(seen: Observation): Finding[] {
     atMost(seen.maxBackends, 'connections at the peak (pg_stat_activity)', seen.peakBackends),
     told('connections after the traffic (pg_stat_activity)', backendsAtRest.length),
     told('connections to Redis after the traffic (CLIENT LIST)', seen.redisClients),
+    atMost(0, '  more than before the traffic', seen.redisClientsGrowth),
     atMost(0, 'orders without lines', seen.ordersWithoutLines),
     atMost(0, 'orders confirmed with 201 but not there', seen.missingOrders),
     atMost(0, 'products whose stock does not add up', seen.stockMismatch),
+    told('connections of the jobs killed', seen.jobConnectionsKilled),
+    atMost(0, 'orders without a receipt', seen.ordersWithoutReceipt),
+    atMost(0, 'receipts without an order', seen.receiptsWithoutOrder),
     told('RSS at the peak, MiB', seen.rssMiB),
     atMost(RSS_MAY_GROW_MIB, 'RSS growth since the warm-up, MiB', seen.rssGrowthMiB),
     {

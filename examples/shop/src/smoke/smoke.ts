@@ -8,6 +8,8 @@ import { resultOf } from './result.ts'
 export interface SmokeOptions {
   readonly seconds: number
   readonly seed: number
+  /** Keep the jobs in Postgres, and start no Redis. */
+  readonly withoutRedis: boolean
   /** End with the result as one line of JSON. */
   readonly json: boolean
   /** Told in a line what happens. */
@@ -15,7 +17,7 @@ export interface SmokeOptions {
 }
 
 /** Tests the shop under load and faults, on servers of its own, and prints what it saw. Resolves to whether all is well. */
-export async function smoke({ seconds, seed, json, log }: SmokeOptions): Promise<boolean> {
+export async function smoke({ seconds, seed, json, withoutRedis, log }: SmokeOptions): Promise<boolean> {
   const closers = new Closers()
   let interrupted = false
   onShutdown(async () => {
@@ -25,7 +27,7 @@ export async function smoke({ seconds, seed, json, log }: SmokeOptions): Promise
     process.exit(1)
   })
   try {
-    const servers = await startServers({ own: true, log })
+    const servers = await startServers({ own: true, withoutRedis, log })
     closers.add(() => servers.stop())
     const seen = await observe({ servers, seconds, seed, closers, log })
     const result = resultOf(seen)

@@ -11,6 +11,8 @@ export type Next = (error?: unknown) => void
 /** A handler that writes its response itself. */
 export type DirectHandler<Request, Response> = (request: Request, response: Response, next: Next) => unknown
 
+const NO_FRAMEWORK = { forwardsRejections: false }
+
 /** Whether what a handler passes on is an error. Express and its kind take some words for directions. */
 function isFailure(passedOn: unknown): boolean {
   return passedOn != null && passedOn !== 'route' && passedOn !== 'router'
@@ -41,13 +43,15 @@ export class DirectResponse extends ResponseLifetime implements HeadWatch {
    * Calls a handler in the scope, in its transaction where it has one, and follows it until it settles.
    *
    * @param next what the handler is to go on with. It is called with what the handler throws, too, after a transaction has
-   *   been rolled back; so what comes back here never rejects.
+   *   been rolled back.
+   * @param framework whether `next` is called with what the returned promise rejects with, as Express 5 does it.
    */
   handle<Request, Response>(
     handler: DirectHandler<Request, Response>,
     request: Request,
     response: Response,
     next: Next,
+    framework: { readonly forwardsRejections: boolean } = NO_FRAMEWORK,
   ): unknown {
     const call = ++this.#calls
     this.#awaitsCallback = false
@@ -62,18 +66,31 @@ export class DirectResponse extends ResponseLifetime implements HeadWatch {
     }
     let result: unknown
     try {
-      result = this.within(() => handler(request, response, goOn))
+      result =
+        this.transaction === undefined && currentContext()?.scope === this.scope
+          ? handler(request, response, goOn)
+          : this.within(() => handler(request, response, goOn))
     } catch (error) {
       goOn(error ?? new Error('a handler threw nothing'))
       return undefined
     }
-    if (isPromise(result)) {
-      return this.#track(
-        result.then(undefined, (error: unknown) => goOn(error ?? new Error('a handler rejected with nothing'))),
-      )
+    if (!isPromise(result)) {
+      if (this.#calls === call) this.#awaitsCallback = true
+      return undefined
     }
-    if (this.#calls === call) this.#awaitsCallback = true
-    return undefined
+    this.#begin()
+    // Nobody but the framework needs to see this rejection: there is nothing to be done, or kept back, before.
+    const isForwarded = framework.forwardsRejections && this.transaction === undefined && !this.#watchesDeadline
+    result.then(this.#onSettled, (error: unknown) => {
+      if (isForwarded) {
+        this.#hasFailed = true
+        this.handlerFailed(error)
+      } else {
+        goOn(error ?? new Error('a handler rejected with nothing'))
+      }
+      this.#settled()
+    })
+    return isForwarded ? result : undefined
   }
 
   /**
@@ -125,21 +142,19 @@ export class DirectResponse extends ResponseLifetime implements HeadWatch {
     this.#answeredFor = true
   }
 
-  // What the head waits for. It counts as running: the scope must not end under it.
-
-  /** @internal */
+  /** For the gate: what the head waits for. It counts as running, because the scope must not end under it. */
   settle(statusCode: number): Promise<void> | undefined {
     const settling = this.transaction?.settle(statusCode)
     if (settling !== undefined) this.#begin()
     return settling
   }
 
-  /** @internal */
+  /** For the gate. */
   passed(): void {
     this.#settled()
   }
 
-  /** @internal */
+  /** For the gate. */
   refused(error: unknown): void {
     this.#hasFailed = true
     this.#answeredFor = true
@@ -166,23 +181,19 @@ export class DirectResponse extends ResponseLifetime implements HeadWatch {
       return
     }
     // Before whoever answers errors sees this one, and outside of the transaction, where they have no business.
-    const rolledBack = this.transaction.rollback()
-    void this.#track(rolledBack.then(() => runInContext(this.scope, () => next(error))))
-  }
-
-  #track(promise: PromiseLike<unknown>): PromiseLike<void> {
     this.#begin()
-    const settled = () => this.#settled()
-    return promise.then(settled, (error: unknown) => {
-      settled()
-      throw error // whoever answers errors has thrown: a crash, as it is without us
-    })
+    void this.transaction
+      .rollback()
+      .then(() => runInContext(this.scope, () => next(error)))
+      .finally(() => this.#settled())
   }
 
   #begin(): void {
     this.#running++
     if (this.#running === 1) this.handlerStarted()
   }
+
+  readonly #onSettled = () => this.#settled()
 
   #settled(): void {
     if (this.#running === 1 && this.#isFinishedUnheard()) {

@@ -48,7 +48,7 @@ export class HeadGate {
   readonly #response: Gated
   readonly #watch: HeadWatch
   readonly #inner: Inner
-  #state: 'shut' | 'asking' | 'open' | 'bypassed' = 'shut'
+  #state: 'shut' | 'asking' | 'open' | 'bypassed' | 'refused' = 'shut'
   #kept: { readonly method: Method; readonly args: unknown[] }[] = []
   #isEnded = false
   #owesDrain = false
@@ -80,6 +80,7 @@ export class HeadGate {
   /** @internal */
   pass(method: Method, args: unknown[]): unknown {
     if (this.#state === 'shut' && !this.#isImplicit) this.#ask(method === 'writeHead' ? Number(args[0]) : undefined)
+    if (this.#state === 'refused') return method === 'write' ? true : this.#response
     if (this.#state !== 'asking') return this.#inner[method]?.apply(this.#response, args)
     if (!this.#isEnded) this.#kept.push({ method, args })
     if (method === 'end') this.#isEnded = true
@@ -101,7 +102,7 @@ export class HeadGate {
 
   /** @internal Bytes leave. Before the gate is open that is somebody who has methods of the response from before it. */
   send(args: unknown[]): unknown {
-    if (this.#state !== 'open') {
+    if (this.#state === 'shut' || this.#state === 'asking') {
       this.#state = 'bypassed'
       this.#kept = []
     }
@@ -155,10 +156,13 @@ export class HeadGate {
       return
     }
     const response = this.#response
-    this.#state = 'open'
+    this.#state = 'refused'
     this.#kept = []
-    // Whoever wrote the reply may go on with it, after that of the error has been sent.
-    response.on('error', () => {})
+    // Who has put methods of its own over ours, to compress for one, did so for the reply that is not sent, and may go on with
+    // it through ours, which lead nowhere from here on. The error's goes past them both.
+    Object.assign(response, this.#inner)
+    Reflect.deleteProperty(response, 'headersSent')
+    response.on('error', () => {}) // whoever wrote the reply may go on after the error's has been sent
     for (const source of this.#sources.splice(0)) {
       source.on?.('error', () => {})
       source.unpipe?.(response)

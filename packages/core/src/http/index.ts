@@ -23,7 +23,7 @@ export {
   type RouteRateLimitOptions,
   RouteRateLimits,
 } from './rate-limit-reply.ts'
-export { type RawResponse, ResponseLifetime } from './response-lifetime.ts'
+export { lifetimeOf, type RawResponse, ResponseLifetime } from './response-lifetime.ts'
 export {
   type CommitRules,
   type ReplyFacts,

@@ -24,6 +24,11 @@ const lifetime = Symbol('reqscope.lifetime')
 
 type OwnedResponse = RawResponse & { [lifetime]?: ResponseLifetime }
 
+/** The lifetime that owns a response; undefined where there is none. */
+export function lifetimeOf(response: object | undefined): ResponseLifetime | undefined {
+  return (response as OwnedResponse | undefined)?.[lifetime]
+}
+
 // One function for all responses: an emitter calls it with itself as `this`, so a request needs no closure of its own.
 function onClose(this: OwnedResponse): void {
   this[lifetime]?.responseClosed()
@@ -46,7 +51,7 @@ export class ResponseLifetime {
   // handler's last word and the reply it leads to.
   #handler: 'awaiting-reply' | 'running' | 'settled' = 'awaiting-reply'
   #aborted = false
-  #watching = false
+  #watchedEnd: unknown
   #failure: { readonly error: unknown } | undefined
   #settleTimer: NodeJS.Timeout | undefined
 
@@ -144,15 +149,15 @@ export class ResponseLifetime {
 
   /** The response was closed with no reply to it yet: `replied` is called once there is one. */
   protected watchForReply(): void {
-    if (this.#watching) return
-    this.#watching = true
     const response = this.response as { end(...args: unknown[]): unknown }
+    if (response.end === this.#watchedEnd) return
     const end = response.end.bind(response)
     response.end = (...args) => {
       const result = end(...args)
       this.replied()
       return result
     }
+    this.#watchedEnd = response.end
     this.response.once('pipe', () => this.replied())
   }
 
@@ -167,6 +172,12 @@ export class ResponseLifetime {
     this.#endWhenOver()
     if (this.#isOver()) return
     if (this.#handler === 'awaiting-reply') this.watchForReply()
+    // A handler that has replied just now settles in this turn of the loop, and needs no timer.
+    queueMicrotask(() => this.#startSettleTimer())
+  }
+
+  #startSettleTimer(): void {
+    if (this.#isOver()) return
     this.#settleTimer = outsideEveryScope(() => setTimeout(() => this.#giveUp(), this.#settleTimeoutMs))
     this.#settleTimer.unref()
   }

@@ -1,11 +1,13 @@
 import { InvalidOptionError } from '../errors.ts'
 import { OptionReader } from '../options.ts'
+import { advisoryAccessOf } from '../postgres/access.ts'
 import { redisAccessOf } from '../redis/access.ts'
+import { PostgresLockStore } from './postgres-store.ts'
 import { RedisLockStore } from './redis-store.ts'
 import type { LockStore } from './store.ts'
 
 /**
- * The store of the user's choice, else in the first Redis among the resources. Undefined where there is nothing that could
+ * The store of the user's choice, else in the first Redis among the resources, else in the first Postgres. Undefined where there is nothing that could
  * keep locks.
  *
  * @throws InvalidOptionError naming the option that is wrong.
@@ -22,6 +24,10 @@ export function lockStoreOf(
   for (const resource of resources) {
     const access = redisAccessOf(resource)
     if (access !== undefined) return new RedisLockStore(access)
+  }
+  for (const resource of resources) {
+    const access = advisoryAccessOf(resource)
+    if (access !== undefined) return new PostgresLockStore(access)
   }
   return undefined
 }

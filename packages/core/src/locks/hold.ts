@@ -65,6 +65,11 @@ export class Hold implements AnyLock {
     else this.#schedule()
   }
 
+  /** Its store gives it back on a connection of the scope, which has to be idle when the scope ends. */
+  get isReleasedByScope(): boolean {
+    return this.#host.store.needsScope === true
+  }
+
   get key(): string {
     return this.keys[0] as string
   }

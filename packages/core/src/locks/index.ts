@@ -8,4 +8,5 @@ export type {
   SharedLock,
 } from '../scope/locker.ts'
 export type { Moment } from './clock.ts'
+export { fenced } from './fence.ts'
 export type { LockGrant, LockRefusal, LockRequest, LockStore } from './store.ts'

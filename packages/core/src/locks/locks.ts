@@ -60,6 +60,10 @@ export class Locks implements Locker {
     }
   }
 
+  get needsScope(): boolean {
+    return this.#hasStore && this.#host.store.needsScope === true
+  }
+
   /** Runs `fn` under a lock that belongs to no scope. */
   async withLock<Result>(
     keys: LockKeys,
@@ -71,6 +75,7 @@ export class Locks implements Locker {
     const request = new Request(checkLockKeys(keys), config, undefined, () => config.signal)
     const hold = new Hold(this.#host, await this.#granted(request), config, undefined)
     try {
+      refuseIfLost(hold)
       const result = await fn(hold)
       const lost = hold.lostError
       if (lost !== undefined) throw lost
@@ -127,6 +132,7 @@ export class Locks implements Locker {
     }
     try {
       assertUsable(scope, 'lock', undefined) // it may have ended while it waited
+      refuseIfLost(hold)
     } catch (error) {
       void hold.release()
       throw error
@@ -235,6 +241,12 @@ class Request implements LockRequest {
   isAborted(error: unknown): boolean {
     return this.#hasSignal && this.#signal?.aborted === true && this.#signal.reason === error
   }
+}
+
+/** The answer may have taken longer than the lease lasts. */
+function refuseIfLost(hold: Hold): void {
+  const lost = hold.lostError
+  if (lost !== undefined) throw lost
 }
 
 function checkFunction(fn: unknown): void {

@@ -3,7 +3,7 @@ import { Script } from '../redis/script.ts'
 /**
  * What the scripts share. Every lock has four keys, in one slot:
  *
- * - its state, a hash: `xt` the exclusive holder's token, `xu` until when (µs), `xg` since when, `xi` who it is, `xc` the
+ * - its state, a hash: `xt` the exclusive holder's token (without one, the rest of `x…` is of the last holder), `xu` until when (µs), `xg` since when, `xi` who it is, `xc` the
  *   channel of the process it was handed to and that has not renewed it yet; `f` the last fence, `q` the last ticket of the
  *   queue; for shared holders `i:<token>` and `c:<token>`, as `xi` and `xc`
  * - its shared holders, a sorted set of tokens by until when
@@ -14,12 +14,8 @@ import { Script } from '../redis/script.ts'
  * greater fence than any before.
  */
 const PRELUDE = `
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
 local STATE, SHARERS, QUEUE, WAITERS = 0, 1, 2, 3
 local DAY = 86400000
-
-local function micros(n) return string.format('%.0f', n) end
 
 -- Those whom a lock was handed to and who never answered: their process is gone or stands still, so its other waiters
 -- would not answer either. Should it wake up, it asks again for each of them.
@@ -36,7 +32,7 @@ end
 local function dropExpired(k)
   local x = redis.call('HMGET', KEYS[k + STATE], 'xt', 'xu', 'xc')
   if x[1] and tonumber(x[2]) <= now then
-    redis.call('HDEL', KEYS[k + STATE], 'xt', 'xu', 'xg', 'xi', 'xc')
+    redis.call('HDEL', KEYS[k + STATE], 'xt', 'xc')
     if x[3] then forgetProcess(k, x[3]) end
   end
   for _, token in ipairs(redis.call('ZRANGEBYSCORE', KEYS[k + SHARERS], '-inf', micros(now))) do
@@ -134,8 +130,8 @@ end
 
 -- How long, in milliseconds, until the first of those who hold it now must have renewed or it is free; -1 if nobody does.
 local function remaining(k)
-  local x = redis.call('HGET', KEYS[k + STATE], 'xu')
-  local first = x and tonumber(x)
+  local x = redis.call('HMGET', KEYS[k + STATE], 'xt', 'xu')
+  local first = x[1] and tonumber(x[2])
   if not first then
     local sharer = redis.call('ZRANGE', KEYS[k + SHARERS], 0, 0, 'WITHSCORES')
     first = sharer[2] and tonumber(sharer[2])
@@ -145,8 +141,8 @@ end
 
 -- Who holds it, and since how many milliseconds.
 local function holder(k)
-  local x = redis.call('HMGET', KEYS[k + STATE], 'xi', 'xg')
-  if x[1] then return x[1], math.floor((now - tonumber(x[2])) / 1000) end
+  local x = redis.call('HMGET', KEYS[k + STATE], 'xt', 'xi', 'xg')
+  if x[1] then return x[2], math.floor((now - tonumber(x[3])) / 1000) end
   local sharer = redis.call('ZRANGE', KEYS[k + SHARERS], 0, 0)[1]
   local noted = sharer and redis.call('HGET', KEYS[k + STATE], 'i:' .. sharer)
   if not noted then return '', 0 end
@@ -161,6 +157,17 @@ local function owns(k, token)
 end
 `
 
+const NOW = `
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local function micros(n) return string.format('%.0f', n) end
+`
+
+/*
+ * Each script begins with the case that is common, a single exclusive lock nobody waits for: to define the functions of the
+ * prelude takes longer than all that.
+ */
+
 /**
  * Takes the locks if all of them are free, else queues for the one. Asking again with the same token changes nothing but
  * the lease.
@@ -169,7 +176,19 @@ end
  * always with several locks), channel, name of the lock, claim in ms, `1` where listeners can be counted, who asks.
  * Reply: `{1, fence, now}`, `{0, now, ms until a holder must have renewed, holder, held for ms}`, or the same with 2: queued.
  */
-export const ACQUIRE = new Script(`${PRELUDE}
+export const ACQUIRE = new Script(`${NOW}
+if #KEYS == 4 and ARGV[2] == 'x' then
+  local state = redis.call('HMGET', KEYS[1], 'xt', 'f')
+  if not state[1] and redis.call('EXISTS', KEYS[2], KEYS[3]) == 0 then
+    local last, nowText, leaseMs = tonumber(state[2] or '0'), micros(now), tonumber(ARGV[4])
+    local fence = last < now and nowText or micros(last + 1)
+    redis.call('HSET', KEYS[1], 'xt', ARGV[1], 'xu', micros(now + leaseMs * 1000), 'xg', nowText, 'xi', ARGV[10], 'f', fence)
+    -- The last fence tells how long ago the key was made to last for a day.
+    if now - last > 3600000000 or leaseMs > 3600000 then redis.call('PEXPIRE', KEYS[1], math.max(86400000, leaseMs * 2)) end
+    return {1, fence, nowText}
+  end
+end
+${PRELUDE}
 local token, mode, limit, leaseMs, waitMs = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local channel, name, claimMs, countsListeners, info = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9] == '1', ARGV[10]
 local fence = 0
@@ -221,12 +240,17 @@ return {2, micros(now), remaining(1), heldBy, heldMs}
  * KEYS: four for each lock. ARGV: token, claim in ms, `1` where listeners can be counted, `1` to be told who holds it now.
  * Reply: `{how many were held, holder, held for ms}`.
  */
-export const RELEASE = new Script(`${PRELUDE}
+export const RELEASE = new Script(`
+if #KEYS == 4 and redis.call('EXISTS', KEYS[3]) == 0 and redis.call('HGET', KEYS[1], 'xt') == ARGV[1] then
+  redis.call('HDEL', KEYS[1], 'xt', 'xc')
+  return {1, '', 0}
+end
+${NOW}${PRELUDE}
 local token, claimMs, countsListeners = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 local held = 0
 for k = 1, #KEYS, 4 do
   if redis.call('HGET', KEYS[k + STATE], 'xt') == token then
-    redis.call('HDEL', KEYS[k + STATE], 'xt', 'xu', 'xg', 'xi', 'xc')
+    redis.call('HDEL', KEYS[k + STATE], 'xt', 'xc')
     held = held + 1
   elseif redis.call('ZREM', KEYS[k + SHARERS], token) == 1 then
     redis.call('HDEL', KEYS[k + STATE], 'i:' .. token, 'c:' .. token)
@@ -251,7 +275,7 @@ return {held}
  *
  * KEYS: four for each lock. ARGV: token, lease in ms, fence (0: leave it). Reply: 1, or 0 where one of them is not held.
  */
-export const RENEW = new Script(`${PRELUDE}
+export const RENEW = new Script(`${NOW}${PRELUDE}
 local token, leaseMs, fence = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 for k = 1, #KEYS, 4 do
   if not owns(k, token) then return 0 end
@@ -279,7 +303,7 @@ return 1
  * KEYS: four. ARGV: token of the one who waits, claim in ms, `1` where listeners can be counted.
  * Reply: `{ms until a holder must have renewed, 1 if the token waits or holds}`.
  */
-export const CHECK = new Script(`${PRELUDE}
+export const CHECK = new Script(`${NOW}${PRELUDE}
 local token, claimMs, countsListeners = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 dropExpired(1)
 handOver(1, claimMs, countsListeners)

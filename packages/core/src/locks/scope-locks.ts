@@ -123,7 +123,8 @@ export class LocksOfScope implements ScopeLocks {
       if (lost !== undefined) throw lost
       return result
     } finally {
-      this.#unuse(held)
+      const releasing = this.#unuse(held)
+      if (releasing !== undefined && held.hold.isReleasedByScope) await releasing
     }
   }
 

@@ -50,11 +50,10 @@ export interface LockStore {
   readonly name: string
   /** What it can do; the rest is refused with InvalidOptionError before it is asked. */
   readonly supports: { readonly shared: boolean; readonly severalKeys: boolean }
+  /** Whether it takes locks for scopes only; `withLock` then opens one. */
+  readonly needsScope?: boolean
   acquire(request: LockRequest): Promise<LockGrant | LockRefusal>
-  /**
-   * Makes the lease last at least `leaseMs` from now on, or from `deadlineMs` of the transaction it hangs on.
-   * Resolves to false when the store knows that it is not held any more.
-   */
+  /** Makes the lease last at least `leaseMs` from now on; false when the store knows that it is not held any more. */
   renew(grant: LockGrant, leaseMs: number): Promise<boolean>
   /** Gives back what is still owned, and touches nothing else. */
   release(grant: LockGrant): Promise<void>

@@ -1,5 +1,6 @@
 import type { Sql } from 'postgres'
 import { SharedConnectionError } from '../errors.ts'
+import { owner } from '../scope/ownership.ts'
 import type { TransactionOptions } from '../scope/resource.ts'
 import { BoundQuery, CLOSE } from './bound-query.ts'
 import type { Level } from './level.ts'
@@ -69,6 +70,7 @@ export function boundClient(session: Session, level: Level | undefined, template
     })
   }
   return Object.assign(tagged, {
+    [owner]: session.scope,
     unsafe: (text: string, parameters?: unknown[], options?: { simple?: boolean }) =>
       Array.isArray(parameters) || parameters === undefined
         ? source.unsafe(text, parameters, options)

@@ -2,6 +2,8 @@ import { AsyncResource } from 'node:async_hooks'
 import type { Readable, Writable } from 'node:stream'
 import type { PendingQuery, Row, Sql } from 'postgres'
 import { InvalidOptionError } from '../errors.ts'
+import { owner } from '../scope/ownership.ts'
+import type { Scope } from '../scope/scope.ts'
 import type { Connection } from './connection.ts'
 import { freeAfter, isStream, whenStreaming } from './copy-stream.ts'
 import { Fragment, fragmentText, unwrap } from './fragment.ts'
@@ -38,6 +40,10 @@ export class BoundQuery extends Fragment implements PromiseLike<unknown>, Statem
     this.#session = session
     this.#level = level
     this.#source = source
+  }
+
+  get [owner](): Scope {
+    return this.#session.scope
   }
 
   // biome-ignore lint/suspicious/noThenProperty: a thenable, as in postgres.js: it is sent when it is awaited

@@ -41,6 +41,7 @@ export class Connection {
   readonly #prepared = new Set<string>()
   #backend: Backend | undefined
   #gone: { readonly reason: string } | undefined
+  #whenGone: Set<() => void> | undefined
 
   private constructor(
     resource: string,
@@ -116,6 +117,14 @@ export class Connection {
   /** The server's process id. */
   get backend(): number | undefined {
     return this.#backend?.pid
+  }
+
+  /** Calls `listener` when it is lost or discarded, until what it returns is called. */
+  whenGone(listener: () => void): () => void {
+    if (this.isGone) listener()
+    this.#whenGone ??= new Set()
+    this.#whenGone.add(listener)
+    return () => void this.#whenGone?.delete(listener)
   }
 
   get isGone(): boolean {
@@ -198,6 +207,7 @@ export class Connection {
     this.#gone = { reason }
     void this.sql.end({ timeout: 0 }) // rejects what the client still has in its queues
     publish('reqscope:connection:closed', () => ({ resource: this.#resource, backend: this.backend, reason }))
+    for (const listener of this.#whenGone ?? []) listener()
     this.occupant?.destroy(this.lostError())
     this.onGone?.()
   }

@@ -4,6 +4,8 @@ import { RelationalQueryBuilder } from 'drizzle-orm/pg-core/query-builders/query
 import { drizzle, PostgresJsDatabase, PostgresJsSession, PostgresJsTransaction } from 'drizzle-orm/postgres-js'
 import createClient, { type Sql } from 'postgres'
 import { InvalidOptionError } from '../errors.ts'
+import { owner } from '../scope/ownership.ts'
+import type { Scope } from '../scope/scope.ts'
 import { BoundSource, boundClient } from './bound-client.ts'
 import type { Level } from './level.ts'
 import type { PostgresOptions } from './options.ts'
@@ -136,6 +138,10 @@ export class BoundPostgresJsDatabase extends PostgresJsDatabase<AnySchema> {
     return this.#client
   }
 
+  get [owner](): Scope {
+    return this.#session.owner.scope
+  }
+
   static sessionOf(database: unknown): Session | undefined {
     return typeof database === 'object' && database !== null && #session in database
       ? database.#session.owner
@@ -154,6 +160,10 @@ export class BoundTransaction extends PostgresJsTransaction<AnySchema, ExtractTa
 
   override transaction<Result>(fn: (tx: never) => Promise<Result>): Promise<Result> {
     return this.#session.transaction(fn as never)
+  }
+
+  get [owner](): Scope {
+    return this.#session.owner.scope
   }
 
   static sessionOf(database: unknown): Session | undefined {

@@ -1,3 +1,4 @@
+import { dirname } from 'node:path'
 import type { Sql } from 'postgres'
 import { InvalidOptionError } from '../errors.ts'
 import type { Ledger } from '../scope/ledger.ts'
@@ -11,7 +12,16 @@ import type {
   TransactionOptions,
 } from '../scope/resource.ts'
 import type { Scope } from '../scope/scope.ts'
+import {
+  type AdvisoryAccess,
+  advisoryAccess,
+  type PostgresAccess,
+  type PostgresTarget,
+  postgresAccess,
+} from './access.ts'
+import { AdvisoryLocks } from './advisory-locks.ts'
 import { shareArrayTypes } from './array-types.ts'
+import { BoundSource } from './bound-client.ts'
 import { type BoundDatabase, type BoundPostgresJsDatabase, DatabaseTemplate, sessionOf } from './database.ts'
 import { IdleTransactionWatch } from './idle-transaction-watch.ts'
 import { checkPostgresOptions, type PostgresConfig, type PostgresOptions } from './options.ts'
@@ -50,14 +60,17 @@ export function pin<Result>(db: unknown, fn: () => Result | Promise<Result>): Pr
 class PostgresResource implements Resource<BoundPostgresJsDatabase>, TransactionalResource {
   readonly #config: PostgresConfig
   readonly #template: DatabaseTemplate
+  readonly [advisoryAccess]: AdvisoryAccess
   #name = 'postgres'
   #pool: Pool | undefined
   #watch: IdleTransactionWatch | undefined
+  #access: PostgresAccess | undefined
 
   constructor(config: PostgresConfig, options: PostgresOptions<Record<string, unknown>>) {
     this.#config = config
     this.#template = new DatabaseTemplate(options)
     shareArrayTypes(this.#template.client, config.arrayTypeOf)
+    this[advisoryAccess] = new AdvisoryLocks(config.max, (scope) => this.#session(scope))
   }
 
   attach(runtime: { readonly name: string; readonly ledger: Ledger; readonly logger: () => Logger }): void {
@@ -72,6 +85,13 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
     this.#pool = new Pool(runtime.name, this.#config, runtime)
     const { ledger, logger } = runtime
     this.#watch = new IdleTransactionWatch(runtime.name, this.#config, () => ledger.describe(), logger)
+    this.#access = {
+      name: runtime.name,
+      inTransaction: (scope) => this.#session(scope).isInTransaction,
+      query: (scope, text, parameters) =>
+        new BoundSource(this.#session(scope), undefined).unsafe(text, parameters) as unknown as Promise<never>,
+      target: () => this.#target(),
+    }
   }
 
   async start(): Promise<void> {
@@ -137,6 +157,28 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
 
   transactionAround(scope: Scope): object | undefined {
     return this.#session(scope).transactionAround
+  }
+
+  /** Undefined until the resource belongs to a runtime. */
+  get [postgresAccess](): PostgresAccess | undefined {
+    return this.#access
+  }
+
+  #target(): PostgresTarget {
+    const { target, password, url } = this.#config
+    if (target.ssl === 'prefer') {
+      throw new InvalidOptionError('postgres.ssl', target.ssl, "true, false, 'require' or 'verify-full' for jobs on it")
+    }
+    const [endpoint] = target.endpoints
+    const inUrl = new URL(url).password
+    return {
+      host: target.path === undefined ? (endpoint?.host ?? 'localhost') : dirname(target.path),
+      port: endpoint?.port ?? 5432,
+      user: target.user,
+      database: target.database,
+      password: password ?? (inUrl === '' ? undefined : decodeURIComponent(inUrl)),
+      ssl: target.ssl === 'require' ? { rejectUnauthorized: false } : target.ssl === 'verify-full' ? true : target.ssl,
+    }
   }
 
   get #attached(): Pool {

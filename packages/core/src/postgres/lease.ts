@@ -7,6 +7,7 @@ import { isConnectionLoss } from './connect-failure.ts'
 import type { Connection } from './connection.ts'
 import type { PooledLease } from './pool.ts'
 import { withoutGap } from './row-gap.ts'
+import { staleFence } from './stale-fence.ts'
 import type { Statement } from './statement.ts'
 import { type Effect, effectOfTag, setsLocally } from './statement-text.ts'
 
@@ -235,7 +236,7 @@ export class Lease implements PooledLease {
       cancelReason.cause ??= error
       return cancelReason
     }
-    return this.connection.unsendable.explain(error)
+    return staleFence(error) ?? this.connection.unsendable.explain(error)
   }
 
   /**

@@ -14,6 +14,8 @@ export class Level {
   /** Statements and inner levels that have begun or wait for their turn. */
   pending = 0
   readonly afterCommit: (() => unknown)[] = []
+  /** Told when a savepoint is rolled back, of itself or of one around it. */
+  onUndone: (() => void)[] | undefined
 
   constructor(transaction: Transaction, parent: Level | undefined) {
     this.transaction = transaction

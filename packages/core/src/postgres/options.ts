@@ -233,8 +233,15 @@ function targetOf(parsed: ParsedOptions, url: ReadUrl, ssl: PostgresOptions['ssl
   const mode: unknown = ssl === undefined ? parsed.ssl : ssl
   const isTlsOptions = typeof mode === 'object' && mode !== null && !Array.isArray(mode)
   if (!isTlsOptions && !MODES.includes(mode)) {
+    if (ssl === undefined) {
+      throw new InvalidOptionError(
+        'postgres.url',
+        UNSHOWN,
+        "with an sslmode that is 'require', 'prefer', 'verify-full' or 'disable', or with none",
+      )
+    }
     throw new InvalidOptionError(
-      ssl === undefined ? 'the ssl or sslmode parameter of postgres.url' : 'postgres.ssl',
+      'postgres.ssl',
       mode,
       "true, false, 'require', 'prefer', 'verify-full' or options of tls.connect",
     )

@@ -235,6 +235,14 @@ export class Session implements TransactionHost {
     return isLevel(frame) && frame.transaction.state !== 'ended' ? frame.transaction : undefined
   }
 
+  /** Calls `listener` when the savepoint around the code that runs now is rolled back. */
+  whenUndone(listener: () => void): void {
+    const frame = this.#frame(undefined)
+    if (!isLevel(frame)) return
+    frame.onUndone ??= []
+    frame.onUndone.push(listener)
+  }
+
   /** Cancels what runs and refuses who waits. */
   cancel(reason: ReqscopeError): void {
     this.#leases.cancel(reason)
@@ -324,6 +332,12 @@ export class Session implements TransactionHost {
   }
 
   // Where code runs.
+
+  /** False once it has committed: an afterCommit function may still run in its context. */
+  get isInTransaction(): boolean {
+    const frame = this.#frame(undefined)
+    return isLevel(frame) && (!frame.keptIn.ended || frame.keptIn.undone)
+  }
 
   #context(): Context {
     const context = currentContext()

@@ -172,9 +172,11 @@ export class Transaction {
       this.#refuseIfEnded(inner)
       await lease.control(`release savepoint ${name}`)
       level.afterCommit.push(...inner.afterCommit)
+      if (inner.onUndone !== undefined) level.onUndone = [...(level.onUndone ?? []), ...inner.onUndone]
       return result
     } catch (cause) {
       inner.undone = true
+      for (const listener of inner.onUndone ?? []) listener()
       await this.#quiet(inner)
       if (lease.hold === 'cursor') lease.connection.discard('a savepoint ended while a cursor or stream was open in it')
       if (lease.isCancelling) await lease.whenReady()

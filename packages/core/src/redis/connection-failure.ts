@@ -2,12 +2,17 @@ import { ConnectionLostError, type ConnectionLostReason } from '../errors.ts'
 
 const UNREACHABLE = /ECONNREFUSED|ENOTFOUND|EHOSTUNREACH|ENETUNREACH|EAI_AGAIN|ENOENT|All sentinels are unreachable/
 const LOST =
-  /ECONNRESET|EPIPE|Connection is closed|Command aborted due to connection close|Reached the max retries per request|Stream isn't writeable|Socket timeout|Socket closed|Cluster is ended|None of startup nodes|Failed to refresh slots cache|Cluster isn't ready|Too many Cluster redirections/
+  /ECONNRESET|EPIPE|Connection is closed|Command aborted due to connection close|Reached the max retries per request|Stream isn't writeable|Socket timeout|Socket closed|Cluster is ended|None of startup nodes|Failed to refresh slots cache|Cluster isn't ready|Too many Cluster redirections|Unknown RESP type/
 
 /** Whether a command failed because of its connection, and not because of what Redis said to it. */
 export function isConnectionFailure(error: unknown): boolean {
   const text = textOf(error)
   return LOST.test(text) || UNREACHABLE.test(text) || reasonOf(error) !== 'lost'
+}
+
+/** Whether Redis refused to select a database: ioredis then goes on with number 0. */
+export function isWrongDatabase(error: unknown): boolean {
+  return /DB index is out of range/i.test(textOf(error))
 }
 
 function textOf(error: unknown): string {
@@ -21,7 +26,7 @@ function reasonOf(error: unknown): ConnectionLostReason {
   if (/ETIMEDOUT|Command timed out/.test(text)) return 'timeout'
   if (/WRONGPASS|NOAUTH|invalid password|invalid username-password/i.test(text)) return 'authentication'
   if (/max number of clients/i.test(text)) return 'too-many-connections'
-  if (/DB index is out of range/i.test(text)) return 'no-such-database'
+  if (isWrongDatabase(error)) return 'no-such-database'
   if (/\b(LOADING|MASTERDOWN|CLUSTERDOWN)\b/.test(text)) return 'not-ready'
   if (/certificate|self.signed|CERT_|altname|SSL routines/i.test(text)) return 'tls'
   return 'lost'

@@ -22,6 +22,7 @@ export class Connections {
   readonly scripts = new Map<string, ScriptDefinition>()
   readonly #ledger: Ledger
   readonly #pools = new Map<string, ExclusivePool>()
+  readonly #subscribers = new Set<Redis>()
   #stopped = false
 
   constructor(
@@ -71,6 +72,8 @@ export class Connections {
     this.#stopped = true
     for (const pool of this.#pools.values()) pool.stop()
     this.#pools.clear()
+    for (const subscriber of this.#subscribers) subscriber.disconnect()
+    this.#subscribers.clear()
     await this.shared.drain(timeoutMs)
     this.shared.stop()
   }
@@ -99,6 +102,15 @@ export class Connections {
     return this.#poolOf(master)
   }
 
+  /** Learns from a refusal where a slot is now. */
+  follow(error: unknown): void {
+    const [, slot, master] = /^MOVED (\d+) (\S+)/.exec((error as Error).message) ?? []
+    if (slot === undefined || master === undefined || !this.isCluster) return
+    const cluster = this.shared.client as Cluster
+    cluster.slots[Number(slot)] = [master]
+    cluster.refreshSlotsCache()
+  }
+
   record(lease: ExclusiveLease): void {
     this.#ledger.record(lease)
   }
@@ -118,7 +130,7 @@ export class Connections {
 
   /** A connection that only listens, on a node of the cluster or to the one server. */
   subscriber(): Redis {
-    return outsideEveryScope(
+    const subscriber = outsideEveryScope(
       () =>
         new Redis({
           ...this.#optionsOf(''),
@@ -132,6 +144,10 @@ export class Connections {
           keyPrefix: '',
         }),
     )
+    subscriber.on('error', () => {}) // it connects again by itself, and the shared connection reports what is wrong
+    subscriber.once('end', () => this.#subscribers.delete(subscriber))
+    this.#subscribers.add(subscriber)
+    return subscriber
   }
 
   #poolOf(master: string): ExclusivePool {
@@ -156,7 +172,13 @@ export class Connections {
     const { client } = this.shared
     if (client instanceof Redis || !this.isCluster) return (client as Redis).options
     const nodes = (client as Cluster).nodes('master')
-    const node = nodes.find(({ options }) => master === '' || placeOf(options) === master) ?? nodes[0]
+    const node = nodes.find(({ options }) => master === '' || placeOf(options) === master)
+    const [any] = nodes
+    if (node === undefined && any !== undefined) {
+      // One that has got its first slot, and that nothing was sent to yet.
+      const at = master.lastIndexOf(':')
+      return { ...any.options, host: master.slice(0, at), port: Number(master.slice(at + 1)) }
+    }
     if (node === undefined)
       throw connectionFailure(this.resource, this.shared.place, new Error('CLUSTERDOWN no master is known'))
     return node.options

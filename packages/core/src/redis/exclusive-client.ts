@@ -3,7 +3,7 @@ import type { ConnectionLostError } from '../errors.ts'
 import { publish } from '../events.ts'
 import { outsideEveryScope } from '../scope/current.ts'
 import { connectionEffectOf } from './connection-commands.ts'
-import { connectionFailure } from './connection-failure.ts'
+import { connectionFailure, isWrongDatabase } from './connection-failure.ts'
 import type { ClientOptions } from './options.ts'
 
 /** Settings with which a connection never becomes another one behind its holder's back. */
@@ -59,6 +59,7 @@ export class ExclusiveClient extends Redis {
     const timer = outsideEveryScope(() => setTimeout(() => client.drop('connect ETIMEDOUT'), timeoutMs))
     try {
       await client.connect()
+      if (isWrongDatabase(client.#lastError)) throw client.#lastError
       client.backend = (await client.client('ID')) as number
     } catch (error) {
       client.drop('it could not be opened')
@@ -88,11 +89,9 @@ export class ExclusiveClient extends Redis {
   }
 
   get isGone(): boolean {
-    return this.#gone !== undefined
-  }
-
-  get isWatching(): boolean {
-    return this.#watching
+    if (this.#gone !== undefined) return true
+    // Of its end ioredis tells later than the socket knows.
+    return this.backend !== undefined && (this.status !== 'ready' || !this.stream.writable)
   }
 
   /** Commands that are not answered yet. */
@@ -107,7 +106,7 @@ export class ExclusiveClient extends Redis {
 
   /** What is left on it can be undone. */
   get canBeRestored(): boolean {
-    return this.#gone === undefined && this.#spoiltBy === undefined && !this.#inMulti && this.inFlight === 0
+    return !this.isGone && this.#spoiltBy === undefined && !this.#inMulti && this.inFlight === 0
   }
 
   /** Why it can't be handed on. */
@@ -177,7 +176,7 @@ export class ExclusiveClient extends Redis {
 
   /** Whether it still works. */
   answers(timeoutMs: number): Promise<boolean> {
-    return this.#gone === undefined ? this.#inTime(this.ping(), timeoutMs) : Promise.resolve(false)
+    return !this.isGone ? this.#inTime(this.ping(), timeoutMs) : Promise.resolve(false)
   }
 
   async #inTime(work: Promise<unknown>, timeoutMs: number): Promise<boolean> {

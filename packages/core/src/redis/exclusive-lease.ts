@@ -13,6 +13,8 @@ export interface LeaseHolder {
   readonly scope: Scope
   readonly resource: string
   readonly timeouts: ReplyTimeouts
+  /** Told what Redis refused. */
+  refused(error: unknown): void
   /** The lease is over. */
   returned(lease: ExclusiveLease): void
 }
@@ -61,22 +63,27 @@ export class ExclusiveLease {
 
   /** Waits for a reply, for so long as a reply may take, and says what happened to the connection when none comes. */
   reply<Result>(work: PromiseLike<Result>, options: { bounded: boolean; outcome?: 'unknown' }): Promise<Result> {
-    const bounded = options.bounded
-      ? this.#holder.timeouts.bound(work, () => {
-          // What was asked may still be answered, and then to somebody else.
-          this.client.drop('Command timed out')
-          return new Error('Command timed out')
-        })
-      : Promise.resolve(work)
-    return bounded.catch((error: unknown) => {
-      throw this.failure(error, options.outcome)
-    })
+    const failed = (error: unknown) => this.failure(error, options.outcome)
+    if (!options.bounded) {
+      return Promise.resolve(work).catch((error: unknown) => {
+        throw failed(error)
+      })
+    }
+    const late = () => {
+      // What was asked may still be answered, and then to somebody else.
+      this.client.drop('Command timed out')
+      return failed(new Error('Command timed out'))
+    }
+    return this.#holder.timeouts.bound(work, late, failed)
   }
 
   /** What a failed command is reported as. */
   failure(error: unknown, outcome?: 'unknown'): unknown {
-    if (!this.client.isGone && !isConnectionFailure(error)) return error
-    if (outcome !== undefined) return this.client.lostError(error, outcome)
+    if (!this.client.isGone && !isConnectionFailure(error)) {
+      this.#holder.refused(error)
+      return error
+    }
+    if (outcome !== undefined && !wasNotSent(error)) return this.client.lostError(error, outcome)
     return this.#holder.scope.cancelReason ?? this.#takenBy ?? this.client.lostError(error)
   }
 
@@ -152,4 +159,9 @@ export class ExclusiveLease {
       site: this.#site?.toString(),
     }
   }
+}
+
+/** ioredis' word for a command that it did not write, because the socket was closed already. */
+function wasNotSent(error: unknown): boolean {
+  return error instanceof Error && error.message.startsWith("Stream isn't writeable")
 }

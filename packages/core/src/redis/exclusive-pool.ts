@@ -78,7 +78,8 @@ export class ExclusivePool {
    */
   acquire(borrower: Borrower): ExclusiveClient | Promise<ExclusiveClient> {
     if (this.#closed) throw this.#shuttingDown()
-    const found = this.#idle.pop()
+    let found = this.#idle.pop()
+    while (found?.isGone) found = this.#idle.pop() // it is about to be told
     if (found !== undefined && performance.now() - found.idleSince < STALE_AFTER_MS) return found
     if (found !== undefined) void this.#validate(found)
     else if (this.#hasRoom) this.#openOne()
@@ -182,6 +183,7 @@ export class ExclusivePool {
       (client) => {
         this.#opening--
         this.#admit(client)
+        this.#keepWarm()
       },
       (error: unknown) => {
         this.#opening--
@@ -227,6 +229,13 @@ export class ExclusivePool {
     const index = this.#idle.indexOf(client)
     if (index >= 0) this.#idle.splice(index, 1)
     this.#openForWaiters()
+    // One at a time: of a server that is gone all are lost at once, and housekeeping asks for it later.
+    if (this.#opening === 0) this.#keepWarm()
+  }
+
+  /** Opens one more where there are fewer than there should always be. */
+  #keepWarm(): void {
+    if (!this.#closed && this.#all.size + this.#opening < this.config.exclusive.min) this.#openOne()
   }
 
   #openForWaiters(): void {
@@ -260,5 +269,6 @@ export class ExclusivePool {
       client.drop('it had been idle for long')
     }
     for (const lease of this.leases) lease.inspect(now)
+    this.#keepWarm()
   }
 }

@@ -1,4 +1,4 @@
-import type { RedisKey, RedisValue } from 'ioredis'
+import type { Cluster, Redis, RedisKey, RedisValue } from 'ioredis'
 import { InvalidOptionError } from '../errors.ts'
 import type { Ledger } from '../scope/ledger.ts'
 import type { Logger } from '../scope/logger.ts'
@@ -44,6 +44,17 @@ export function redis<const Scripts extends ScriptDefinitions = Record<never, ne
   options: RedisOptions<Scripts>,
 ): Resource<BoundRedis<Scripts>> {
   return new RedisResource(checkRedisOptions(options)) as unknown as Resource<BoundRedis<Scripts>>
+}
+
+/**
+ * The client behind a resource, for whatever is to share its connection outside of scopes: a framework's plugin, a metric.
+ * What changes the connection is for nobody.
+ *
+ * @throws InvalidOptionError for anything that is not a `redis(…)` of a runtime.
+ */
+export function sharedClientOf(resource: unknown): Redis | Cluster {
+  if (!(resource instanceof RedisResource)) throw new InvalidOptionError('sharedClientOf', resource, 'a redis(…)')
+  return RedisResource.clientOf(resource)
 }
 
 class RedisResource implements Resource<ScopedRedis> {
@@ -106,6 +117,10 @@ class RedisResource implements Resource<ScopedRedis> {
       run: (script, keys, args, options) => connections.shared.run(script, keys, args, options?.timeoutMs),
       subscriber: () => connections.subscriber(),
     }
+  }
+
+  static clientOf(resource: RedisResource): Redis | Cluster {
+    return resource.#attached.shared.client
   }
 
   get #attached(): Connections {

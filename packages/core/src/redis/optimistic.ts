@@ -138,7 +138,11 @@ export async function runOptimistic(
 ): Promise<unknown[] | undefined> {
   const { attempts, maxDelayMs } = checked(keys, options, fn)
   for (let attempt = 1; ; attempt++) {
-    const done = await tryOnce(session, keys, fn, attempt)
+    const done = await tryOnce(session, keys, fn, attempt).catch((error: unknown): typeof CONFLICT => {
+      // Its slot has moved to another master, where the next attempt goes; nothing was written on this one.
+      if (attempt >= attempts || !isMoved(error)) throw error
+      return CONFLICT
+    })
     if (done !== CONFLICT) return done
     if (attempt >= attempts) throw new OptimisticConflictError({ resource: session.resource, keys, attempts })
     const longest = Math.min(maxDelayMs, FIRST_DELAY_MS * 2 ** (attempt - 1))
@@ -146,7 +150,11 @@ export async function runOptimistic(
   }
 }
 
-const CONFLICT = Symbol('conflict')
+function isMoved(error: unknown): boolean {
+  return error instanceof Error && error.message.startsWith('MOVED ')
+}
+
+const CONFLICT: unique symbol = Symbol('conflict')
 
 async function tryOnce(
   session: RedisSession,
@@ -202,7 +210,7 @@ async function execute(
     if (error instanceof ConnectionLostError) throw error
     const { previousErrors = [] } = error as { previousErrors?: Error[] }
     const [first] = previousErrors
-    if (first === undefined) throw error
+    if (first === undefined || isMoved(first)) throw first ?? error
     throw new ExecCommandError({ resource, index: indexOf(first, multi), applied: false, cause: first })
   }
   if (replies === null) return CONFLICT

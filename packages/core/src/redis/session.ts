@@ -119,6 +119,10 @@ export class RedisSession implements Borrower, LeaseHolder {
     return lease
   }
 
+  refused(error: unknown): void {
+    if (this.connections.isCluster) this.connections.follow(error)
+  }
+
   returned(lease: ExclusiveLease): void {
     this.#leases?.delete(lease)
     this.connections.strike(lease)

@@ -2,10 +2,10 @@ import { Cluster, Redis } from 'ioredis'
 
 import { outsideEveryScope } from '../scope/current.ts'
 import type { Logger } from '../scope/logger.ts'
-import { connectionFailure, isConnectionFailure } from './connection-failure.ts'
+import { connectionFailure, isConnectionFailure, isWrongDatabase } from './connection-failure.ts'
 import { placeOf } from './exclusive-client.ts'
 import type { RedisConfig } from './options.ts'
-import { PendingReply, ReplyTimeouts } from './reply-timeouts.ts'
+import { ReplyTimeouts } from './reply-timeouts.ts'
 import type { Script, ScriptClient } from './script.ts'
 
 type Client = Redis | Cluster
@@ -31,6 +31,7 @@ export class SharedClient {
   readonly #corks: boolean
   #corked: { uncork(): void } | undefined
   #lastError: unknown
+  #wrongDatabase: unknown
   #reported = false
   #becomingReady: Promise<void> | undefined
 
@@ -46,7 +47,9 @@ export class SharedClient {
   }
 
   get isReady(): boolean {
-    return this.client.status === 'ready'
+    const { client } = this
+    // Of its end ioredis tells later than the socket knows; what is sent in between it would keep for the next one.
+    return client.status === 'ready' && (this.isCluster || (client as Redis).stream.writable)
   }
 
   get lastError(): unknown {
@@ -74,12 +77,13 @@ export class SharedClient {
     const { client } = this
     client.on('error', this.#noteError)
     client.on('ready', this.#noteReady)
-    if (this.#owned) client.on('close', this.#flushOnClose)
+    if (neverResends(client)) client.on('close', this.#flushOnClose)
+    if (this.#owned) client.off('error', ignore)
     const timeoutMs = Math.min(this.#config.connectTimeoutMs, START_TIMEOUT_MS)
     try {
       await this.#inTime(this.#whenReady(), timeoutMs)
       // ioredis goes on with database 0 when it can't select the one that was asked for.
-      if (/DB index/i.test(String(this.#lastError))) throw this.#lastError
+      if (this.#wrongDatabase !== undefined) throw this.#wrongDatabase
       if (!this.isCluster) await this.#inTime((client as Redis).ping(), timeoutMs)
     } catch (error) {
       this.stop()
@@ -93,49 +97,39 @@ export class SharedClient {
     client.off('ready', this.#noteReady)
     client.off('close', this.#flushOnClose)
     if (!this.#owned) return
-    client.on('error', () => {}) // a late one has nobody to tell
+    client.on('error', ignore) // a late one has nobody to tell
     if (client.status !== 'end') client.disconnect()
+    if (!this.isCluster) (client as Redis).stream?.destroy()
   }
 
   /** Waits for what was sent to be answered. */
   async drain(timeoutMs: number): Promise<void> {
     if (!this.#owned || !this.isReady || this.isCluster) return
-    await this.#inTime((this.client as Redis).ping(), timeoutMs).catch(() => {})
+    const client = this.client as Redis
+    if (client.commandQueue.length > 0) await this.#inTime(client.ping(), timeoutMs / 2).catch(() => {})
   }
 
   /** Sends a command by the name of its method. */
   send(method: string, args: readonly unknown[]): Promise<unknown> {
-    return this.sending((client) => (client as unknown as Methods)[method]?.(...args) as Promise<unknown>)
+    if (!this.isReady) return this.sending((client) => call(client, method, args))
+    this.#cork()
+    return this.timeouts.bound(call(this.client, method, args), this.#late, this.#failed)
   }
 
   /** Sends what `send` sends, once the connection is there, and bounds how long that takes altogether. */
   sending<Result>(send: (client: Client) => PromiseLike<Result>): Promise<Result> {
-    return new Promise<Result>((resolve, reject) => {
-      const pending = new PendingReply(() => reject(this.failure(new Error('Command timed out'))))
-      this.timeouts.add(pending)
-      const succeed = (result: Result) => {
-        if (pending.settled) return
-        this.timeouts.remove(pending)
-        resolve(result)
-      }
-      const fail = (error: unknown) => {
-        if (pending.settled) return
-        this.timeouts.remove(pending)
-        reject(this.failure(error))
-      }
-      const go = () => {
-        if (pending.settled) return
-        try {
-          this.#cork()
-          send(this.client).then(succeed, fail)
-        } catch (error) {
-          fail(error)
-        }
-      }
-      if (this.client.status === 'ready') go()
-      else this.#whenReady().then(go, fail)
-    })
+    const begin = () => {
+      this.#cork()
+      return send(this.client)
+    }
+    if (this.isReady) return this.timeouts.bound(begin(), this.#late, this.#failed)
+    // Between the event and us it may have gone again.
+    const begunWhenReady = () => (this.isReady ? begin() : Promise.reject(new Error('Connection is closed.')))
+    return this.timeouts.boundAfter(this.#whenReady(), begunWhenReady, this.#late, this.#failed)
   }
+
+  readonly #late = (): unknown => this.failure(new Error('Command timed out'))
+  readonly #failed = (error: unknown): unknown => this.failure(error)
 
   /** Runs a script of ours. */
   run(
@@ -182,33 +176,40 @@ export class SharedClient {
 
   #becomeReady(): Promise<void> {
     const { client } = this
-    if (client.status === 'ready') return Promise.resolve()
+    if (this.isReady) return Promise.resolve()
+    // The end of the one before is no failure of the next.
+    let closing = client.status === 'ready'
     return new Promise((resolve, reject) => {
       const settle = (error?: unknown) => {
         client.off('ready', succeed)
-        client.off('close', fail)
+        client.off('close', failUnlessClosing)
         client.off('end', fail)
         if (error === undefined) resolve()
         else reject(error)
       }
       const succeed = () => settle()
       const fail = () => settle(this.#lastError ?? new Error('Connection is closed.'))
+      const failUnlessClosing = () => {
+        if (!closing) fail()
+        closing = false
+      }
       client.on('ready', succeed)
-      client.on('close', fail)
+      client.on('close', failUnlessClosing)
       client.on('end', fail)
       if (client.status === 'wait' || (client.status === 'end' && this.#owned)) client.connect().catch(settle)
       else if (client.status === 'end') fail()
     })
   }
 
-  // Of a connection that is made anew: ioredis would send again what was under way, and have it done twice.
+  // Of a connection that is made anew: ioredis neither sends again what was under way nor rejects it.
   readonly #flushOnClose = (): void => {
     const flushing = this.client as unknown as { flushQueue(error: Error, options?: object): void }
-    if (!this.isCluster) flushing.flushQueue(new Error('Connection is closed.'), { offlineQueue: false })
+    flushing.flushQueue(new Error('Connection is closed.'), { offlineQueue: false })
   }
 
   readonly #noteError = (error: unknown): void => {
     this.#lastError = error
+    if (isWrongDatabase(error)) this.#wrongDatabase = error
     if (this.#reported) return
     this.#reported = true
     this.#logger().warn({ err: connectionFailure(this.#resource, this.place, error) }, 'the connection to Redis failed')
@@ -234,12 +235,22 @@ export class SharedClient {
   }
 }
 
+function call(client: Client, method: string, args: readonly unknown[]): Promise<unknown> {
+  return (client as unknown as Methods)[method]?.(...args) as Promise<unknown>
+}
+
+function ignore(): void {}
+
+function neverResends(client: Client): boolean {
+  return !client.isCluster && (client as Redis).options.autoResendUnfulfilledCommands === false
+}
+
 function clientOf(config: RedisConfig): Client {
   const { source } = config
   if (source.tag === 'client') return source.client
   const own = {
     lazyConnect: true,
-    enableOfflineQueue: true,
+    enableOfflineQueue: false,
     autoResendUnfulfilledCommands: false,
     maxRetriesPerRequest: null,
     retryStrategy: reconnectDelayMs,

@@ -59,7 +59,7 @@ export function defineResource<Handle>(definition: ResourceDefinition<Handle>): 
       const takenAt = new AcquisitionSite(scope.handleOf)
       assertUsable(scope, name, takenAt)
       const original = definition.handle(scope)
-      const guarded = guardHandle(original, () => assertUsable(scope, name, takenAt))
+      const guarded = guardHandle(original, scope, () => assertUsable(scope, name, takenAt))
       if (typeof guarded === 'object' && guarded !== null) originals.set(guarded, original)
       return guarded
     },

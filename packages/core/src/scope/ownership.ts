@@ -3,6 +3,19 @@ import type { AcquisitionSite } from './acquisition-site.ts'
 import { currentContext } from './current.ts'
 import type { Scope } from './scope.ts'
 
+/** Where something that belongs to a scope says which; asking for it is no use of it. */
+export const owner: unique symbol = Symbol.for('reqscope.owner') as never
+
+/** The scope that `value` belongs to. Never throws: whatever it is given, it only asks. */
+export function ownerOf(value: unknown): Scope | undefined {
+  if ((typeof value !== 'object' && typeof value !== 'function') || value === null) return undefined
+  try {
+    return (value as { readonly [owner]?: Scope })[owner]
+  } catch {
+    return undefined
+  }
+}
+
 /**
  * Decides whether a handle of `scope` may be used by the code that runs now.
  *
@@ -31,23 +44,24 @@ export function assertUsable(scope: Scope, resource: string, takenAt: Acquisitio
 }
 
 /** Dresses a user's handle so that every use of it is checked; what is not an object or a function stays as it is. */
-export function guardHandle<Handle>(handle: Handle, check: () => void): Handle {
+export function guardHandle<Handle>(handle: Handle, scope: Scope, check: () => void): Handle {
   if ((typeof handle !== 'object' && typeof handle !== 'function') || handle === null) return handle
-  if (handle instanceof Promise) return guardPromise(handle, check) as Handle
-  return guardObject(handle, check)
+  if (handle instanceof Promise) return guardPromise(handle, scope, check) as Handle
+  return guardObject(handle, scope, check)
 }
 
-function guardPromise(promise: Promise<unknown>, check: () => void): Promise<unknown> {
-  const guarded = promise.then((value) => guardHandle(value, check))
+function guardPromise(promise: Promise<unknown>, scope: Scope, check: () => void): Promise<unknown> {
+  const guarded = promise.then((value) => guardHandle(value, scope, check))
   guarded.catch(() => {}) // whoever uses the handle is told; nobody else needs to be
   return guarded
 }
 
-function guardObject<Handle extends object>(target: Handle, check: () => void): Handle {
+function guardObject<Handle extends object>(target: Handle, scope: Scope, check: () => void): Handle {
   // Weak: a getter may return a new function each time.
   const bound = new WeakMap<object, unknown>()
   const guarded: Handle = new Proxy(target, {
     get(_target, property) {
+      if (property === owner) return scope
       const value = Reflect.get(target, property, target) as unknown
       // Asking whether a handle is thenable, or printing it, is not using it.
       if (property === 'then') return value

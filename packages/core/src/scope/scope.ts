@@ -1,5 +1,6 @@
 import {
   DeadlineExceededError,
+  InvalidOptionError,
   type RateLimitState,
   type ReqscopeError,
   ScopeAbortedError,
@@ -9,8 +10,11 @@ import { eventChannel } from '../events.ts'
 import { type Cleanup, CleanupStack, COMPLETED, type Outcome } from './cleanup-stack.ts'
 import type { ConsumeOptions, Consumer } from './consumer.ts'
 import { type Context, currentContext, findInContext, outsideEveryScope, runInContext, runWithin } from './current.ts'
+import type { Enqueueable, EnqueueOptions, JobSystem } from './job.ts'
+import type { Json } from './json.ts'
 import type { AnyLock, Locker, LockFor, LockKeys, LockOptions, ManualRelease, ScopeLocks } from './locker.ts'
 import type { Logger } from './logger.ts'
+import { assertUsable, owner } from './ownership.ts'
 import type { ManualTransaction, Resource, TransactionalResource, TransactionOptions } from './resource.ts'
 
 export type ScopeKind = 'request' | 'job' | 'task'
@@ -25,6 +29,10 @@ export interface ScopeOwner {
   transactional(name: string | undefined): TransactionalResource
   readonly locker: Locker
   readonly consume: Consumer
+  /** What `createScopes` was given as jobs. */
+  readonly jobs: JobSystem | undefined
+  /** Runs a spawned task in a scope of its own. Never throws. */
+  spawn(task: SpawnedTask): void
   /** Told once, when the scope has ended. */
   forget(scope: Scope): void
 }
@@ -40,12 +48,26 @@ export interface ScopeInit {
   readonly onAbort?: 'cancel' | 'finish' | undefined
   /** The logger whose child `scope.log` is; the runtime's by default. */
   readonly logger?: Logger | undefined
+  /** What `scope.log` says besides the scope's id; its child is made when it is first used. */
+  readonly logBindings?: object | undefined
 }
 
 /** What a scope holds of its runtime's capacity. */
 export interface Permit {
   /** Told once, when the scope has ended. */
   scopeEnded(scope: Scope, outcome: Outcome): void
+}
+
+/** What `scope.spawn` was given. */
+export interface SpawnedTask {
+  readonly name: string
+  // biome-ignore lint/suspicious/noExplicitAny: a scope of the runtime that runs it
+  readonly fn: (task: any) => unknown
+}
+
+export interface SpawnOptions {
+  /** Starts it also where the transaction around rolls back. Default false. */
+  readonly always?: boolean
 }
 
 type State =
@@ -91,6 +113,8 @@ export class Scope implements ScopeDescription {
   #parentLogger: Logger | undefined
   #log: Logger | undefined
   #locks: ScopeLocks | undefined
+  readonly #logBindings: object | undefined
+  #spawned: SpawnedTask[] | undefined
   // Its neighbours among the open scopes of its runtime. Private: whoever prints a scope must not see other requests.
   #older: Scope | undefined
   #newer: Scope | undefined
@@ -124,6 +148,7 @@ export class Scope implements ScopeDescription {
     this.name = init.name
     this.#onAbort = init.onAbort ?? 'finish'
     this.#parentLogger = init.logger
+    this.#logBindings = init.logBindings
     this.#openedAt = performance.now()
     this.deadline = init.timeoutMs === undefined ? undefined : this.#startDeadline(init.timeoutMs)
     if (opened.hasSubscribers) opened.publish({ scope: this.describe() })
@@ -144,7 +169,7 @@ export class Scope implements ScopeDescription {
 
   /** A child of the application's logger that carries the scope's id. */
   get log(): Logger {
-    this.#log ??= (this.#parentLogger ?? this.#owner.logger).child({ scopeId: this.id })
+    this.#log ??= (this.#parentLogger ?? this.#owner.logger).child({ scopeId: this.id, ...this.#logBindings })
     return this.#log
   }
 
@@ -284,6 +309,80 @@ export class Scope implements ScopeDescription {
     return this.#owner.consume(options)
   }
 
+  /**
+   * Puts a job into its queue. Inside a transaction it is there if, and only if, the transaction commits.
+   *
+   * @returns the job's id. With `deduplication` it may be of the job that is there already; inside a transaction it may
+   *   then name no job at all.
+   * @throws JobPayloadError for data that JSON would change or drop, with the path.
+   * @throws ScopeLeakError for data that belongs to a scope, with the path.
+   * @throws ConnectionLostError where the queue can't be reached.
+   */
+  enqueue<Input, Data extends Input>(
+    job: Enqueueable<Input>,
+    data: Data & Json<Data>,
+    options?: EnqueueOptions,
+  ): Promise<string> {
+    // Not async: with one promise less it is noticeably quicker.
+    try {
+      return this.#jobs('enqueue').enqueue(this, job as Enqueueable, data, options)
+    } catch (error) {
+      return Promise.reject(error)
+    }
+  }
+
+  /** Puts several jobs of one kind into their queue, in this order and at once; see {@link enqueue}. */
+  async enqueueAll<Input, Data extends Input>(
+    job: Enqueueable<Input>,
+    data: readonly (Data & Json<Data>)[],
+    options?: EnqueueOptions,
+  ): Promise<string[]> {
+    return this.#jobs('enqueueAll').enqueueAll(this, job as Enqueueable, data, options)
+  }
+
+  #jobs(operation: string): JobSystem {
+    assertUsable(this, operation, undefined)
+    const { jobs } = this.#owner
+    if (jobs === undefined) {
+      throw new InvalidOptionError('createScopes.jobs', undefined, `given for scope.${operation}: bullmq({ … })`)
+    }
+    return jobs
+  }
+
+  /**
+   * Runs `fn` in this process once the scope has ended, with a scope of its own: its response is closed by then, and the
+   * transaction around has committed; where that rolls back, it does not run. What it throws is logged with its name.
+   * When the process ends before, it is lost: what must happen is a job.
+   *
+   * @param name what reports call it: `warm-cache`.
+   */
+  spawn(name: string, fn: (task: this) => unknown): void
+  spawn(name: string, options: SpawnOptions, fn: (task: this) => unknown): void
+  spawn(name: string, ...rest: [(task: this) => unknown] | [SpawnOptions, (task: this) => unknown]): void {
+    assertUsable(this, 'spawn', undefined)
+    const [options, fn] = rest.length === 1 ? [{}, rest[0]] : rest
+    if (typeof name !== 'string' || name === '') {
+      throw new InvalidOptionError('spawn.name', name, 'a string that is not empty')
+    }
+    if (typeof fn !== 'function') throw new InvalidOptionError('spawn.fn', fn, 'a function')
+    const { always } = options
+    if (always !== undefined && typeof always !== 'boolean') {
+      throw new InvalidOptionError('spawn.always', always, 'true or false')
+    }
+    const task: SpawnedTask = { name, fn }
+    const start = () => this.#startAfterEnd(task)
+    if (always === true || !this.#registerAfterCommit(start)) start()
+  }
+
+  #startAfterEnd(task: SpawnedTask): void {
+    if (this.#state.tag === 'ended') {
+      this.#owner.spawn(task)
+      return
+    }
+    this.#spawned ??= []
+    this.#spawned.push(task)
+  }
+
   // What follows is for the runtime, the resources and the adapters; it is not part of the public face.
 
   /** @internal */ get parent(): undefined {
@@ -296,6 +395,10 @@ export class Scope implements ScopeDescription {
     return undefined
   }
   /** @internal */ get scope(): this {
+    return this
+  }
+
+  /** @internal */ get [owner](): this {
     return this
   }
 
@@ -516,6 +619,8 @@ export class Scope implements ScopeDescription {
   #finish(outcome: Outcome, failures: unknown[]): undefined {
     this.#state = outcome === COMPLETED ? ENDED_WELL : { tag: 'ended', outcome }
     this.#reportFailures(failures)
+    // Before the scope is forgotten: a shutdown that waits for it then waits for what it has spawned.
+    if (this.#spawned !== undefined) for (const task of this.#spawned) this.#owner.spawn(task)
     this.#owner.forget(this)
     if (this.#permit !== undefined) this.#permit.scopeEnded(this, outcome)
     if (ended.hasSubscribers) {

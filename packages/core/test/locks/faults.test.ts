@@ -6,7 +6,7 @@ import { RedisLockStore } from '../../src/locks/redis-store.ts'
 import type { LockRequest } from '../../src/locks/store.ts'
 import { redisAccess } from '../../src/redis/access.ts'
 import { Script } from '../../src/redis/script.ts'
-import { failureOf, freshKey, Gate, lockApp, queueLength, redisObserver, until } from './fixture.ts'
+import { block, failureOf, freshKey, Gate, lockApp, queueLength, redisObserver, until } from './fixture.ts'
 
 async function ownRedis(options: { aof?: boolean } = {}) {
   const server = await startRedis({ own: true, ...options })
@@ -264,6 +264,54 @@ it('declines a lock that was handed to it while it stood still', async () => {
   if (answer.tag !== 'granted') throw new Error('not granted')
   // Had it been handed to it a moment ago, or taken anew: valid by a clock that knows of the pause.
   expect(clock.now().monotonicMs - answer.since.monotonicMs).toBeLessThan(900)
+})
+
+it('does not begin when the answer took longer than the lease lasts', async () => {
+  const app = await lockApp()
+  const access = app.redis[redisAccess]
+  const { run } = access
+  access.run = async (...args) => {
+    const reply = await run.apply(access, args)
+    block(130)
+    return reply
+  }
+  let begun = false
+  const work = async () => {
+    begun = true
+  }
+  for (const lock of [
+    app.run({ name: 'work' }, (scope) => scope.lock(freshKey(), { ttlMs: 100 }, work)),
+    app.withLock(freshKey(), { ttlMs: 100 }, work),
+  ]) {
+    expect(await failureOf(lock)).toBeInstanceOf(LockLostError)
+  }
+  expect(begun).toBe(false)
+})
+
+it('is given back when the runtime closes in the middle, and nobody waits any longer', async () => {
+  const [app, other] = [await lockApp(), await lockApp()]
+  const watch = await redisObserver()
+  const key = freshKey()
+  const inside = new Gate()
+  const left = failureOf(
+    app.run({ name: 'stays' }, (scope) =>
+      scope.lock(key, async () => {
+        inside.open()
+        await new Promise((_resolve, reject) => scope.signal.addEventListener('abort', () => reject(new Error('told'))))
+      }),
+    ),
+  )
+  await inside.passed
+  const waiting = failureOf(
+    other.run({ name: 'waits' }, (scope) => scope.lock(key, { waitMs: 60_000 }, async () => {})),
+  )
+  await until(async () => (await queueLength(watch, key)) === 1)
+  await other.close({ timeoutMs: 300 })
+  expect(await waiting).toMatchObject({ code: 'RSC_SCOPE_ABORTED', reason: 'shutdown' })
+  expect(await queueLength(watch, key)).toBe(0)
+  await app.close({ timeoutMs: 300 })
+  expect(await left).toMatchObject({ message: 'told' })
+  expect(await watch.hexists(`reqscope:lock:{${key}}`, 'xt')).toBe(0)
 })
 
 it('sends its scripts to a server that has forgotten them', async () => {

@@ -1,0 +1,3 @@
+export { Locked, type LockedOptions, locked } from './locked.ts'
+export type { AsyncMethodDecorator } from './method-decorator.ts'
+export { Transactional, transactional } from './transactional.ts'
