@@ -1,6 +1,7 @@
 import { InvalidOptionError } from '../errors.ts'
-import type { Health } from '../health.ts'
+import type { LeaseDescription } from '../events.ts'
 import { OptionReader } from '../options.ts'
+import type { ResourceHealth } from '../scope/resource.ts'
 
 /** Where an application says how it is. */
 export interface HealthEndpointOptions {
@@ -15,6 +16,16 @@ export interface HealthEndpointOptions {
 export interface HealthAnswer {
   readonly statusCode: 200 | 503
   readonly body: string
+}
+
+/** What a runtime says of itself. */
+interface Health {
+  readonly status: 'up' | 'degraded' | 'down'
+  readonly state: 'open' | 'closing' | 'closed'
+  readonly resources: Readonly<Record<string, ResourceHealth>>
+  readonly crossed: readonly object[]
+  readonly eventLoopDelayMs: number
+  readonly oldestLease: LeaseDescription | undefined
 }
 
 /** What is needed of a runtime. */
