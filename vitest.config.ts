@@ -1,4 +1,5 @@
 import { existsSync, readdirSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { transform } from 'esbuild'
 import { defineConfig } from 'vitest/config'
@@ -36,6 +37,8 @@ const projects = ['packages', 'examples'].flatMap((group) =>
 export default defineConfig({
   test: {
     projects,
+    // Files wait for servers more than they compute: two of them keep two cores busy, also where vitest would run one.
+    maxWorkers: Math.max(2, availableParallelism() - 1),
     // Once per run, for all projects: one Postgres and one Redis.
     globalSetup: ['./packages/services/src/global-setup.ts'],
     teardownTimeout: 20_000,

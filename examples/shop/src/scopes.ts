@@ -31,7 +31,11 @@ export function createShopScopes({ databaseUrl, redisUrl, keyPrefix = 'shop:', m
       mailer: defineResource({ start: () => mailer.open(), handle: () => mailer }),
       ...redisPart(redisUrl, keyPrefix),
     },
-    jobs: bullmq(redisUrl === undefined ? { transport: 'postgres', ...TAKE_OVER } : { url: redisUrl, ...TAKE_OVER }),
+    jobs: bullmq(
+      redisUrl === undefined
+        ? { transport: 'postgres', ...TAKE_OVER }
+        : { url: redisUrl, prefix: `${keyPrefix}bull`, ...TAKE_OVER },
+    ),
   })
 }
 

@@ -2,6 +2,7 @@ import { tryCurrentScope } from '@reqscope/core'
 import { type CommitRules, runInContext, TransactionBeforeHead } from '@reqscope/core/http'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteHandlerMethod } from 'fastify'
 import { lifeOf, type RequestLife } from './request-life.ts'
+import { NO_ROUTE, policyOf } from './route-config.ts'
 
 type Handler = (this: FastifyInstance, request: FastifyRequest, reply: FastifyReply) => unknown
 
@@ -116,11 +117,21 @@ export function commitBeforeHead(
   )
 }
 
-/** An `onResponse` hook, the plugin's: the response may have been finished by a stream of the handler's. */
-export function leaveTransaction(request: FastifyRequest, _reply: FastifyReply, done: () => void): void {
+/**
+ * An `onResponse` hook, the first: those that follow have the scope until they are done. The response may have been finished
+ * by a stream of the handler's, and then its transaction is left here.
+ */
+export function enterOnResponse(request: FastifyRequest, _reply: FastifyReply, done: () => void): void {
   const life = lifeOf(request)
+  if (policyOf(request) !== NO_ROUTE) life?.afterwardsStarted() // elsewhere no last hook says that they are
   if (life?.transaction === undefined) done()
   else runInContext(life.scope, done)
+}
+
+/** An `onResponse` hook, the route's last. */
+export function leaveOnResponse(request: FastifyRequest, _reply: FastifyReply, done: () => void): void {
+  lifeOf(request)?.afterwardsSettled()
+  done()
 }
 
 // A stream is the handler's work whoever reads it: it must not slip out of the transaction because Fastify asks for more.

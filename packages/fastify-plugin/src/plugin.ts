@@ -17,7 +17,13 @@ import {
 import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import fastifyPlugin from 'fastify-plugin'
 import { Admission } from './admission.ts'
-import { commitBeforeHead, leaveTransaction, trackedHandler, transactionalHandler } from './handler.ts'
+import {
+  commitBeforeHead,
+  enterOnResponse,
+  leaveOnResponse,
+  trackedHandler,
+  transactionalHandler,
+} from './handler.ts'
 import { redisPart } from './redis-part.ts'
 import { lifeOf, RequestLife, requestLife } from './request-life.ts'
 import { policyOf, rateLimitsOf, routePolicy, withPolicy } from './route-config.ts'
@@ -64,6 +70,7 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
     route.config = withPolicy(route.config, policy)
     route.onError = [settleBeforeErrorHandlers, ...listOf(route.onError)]
     if (policy.optedOut) return
+    route.onResponse = [...listOf(route.onResponse), leaveOnResponse] as NonNullable<RouteOptions['onResponse']>
     const beforeHandler = admission.beforeHandler(policy)
     if (beforeHandler !== undefined) route.preHandler = [...listOf(route.preHandler), beforeHandler]
     if (policy.transaction === undefined) {
@@ -95,7 +102,7 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
     admission.enter(policy, life, request, reply, done)
   }
 
-  app.addHook('onResponse', leaveTransaction)
+  app.addHook('onResponse', enterOnResponse)
 
   const connections = new ConnectionCloser(app.server as unknown as ClosableServer)
   app.addHook('preClose', function stopTakingWork(done) {

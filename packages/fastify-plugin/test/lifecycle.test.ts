@@ -1,5 +1,6 @@
 import { currentScope, tryCurrentScope } from '@reqscope/core'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
+import { Gate } from '../../core/test/gate.ts'
 import reqscope from '../src/index.ts'
 import { appWith, bareApp, memoryLogger, portOf, thingScopes } from './fixture.ts'
 
@@ -105,6 +106,46 @@ describe('the scope of a request', () => {
     )
     expect(await Promise.all(bodies)).toEqual(['decorated', 'value', 'null', 'sent', 'returned', 'later'])
     expect(app.scopes.snapshot().openScopes.total).toBe(0)
+  })
+
+  it('lasts until its onResponse hooks are done', async () => {
+    const { scopes } = thingScopes()
+    const app = await appWith(scopes)
+    const ended: string[] = []
+    const gate = new Gate()
+    const waits = new Gate()
+    app.addHook('onResponse', async (request) => {
+      waits.open()
+      await gate.passed
+      expect(tryCurrentScope()).toBe(request.scope)
+      ended.push('hook')
+    })
+    app.get('/', (request) => {
+      request.scope.defer(({ tag }) => ended.push(tag))
+      return 'answered'
+    })
+    expect((await app.inject('/')).body).toBe('answered')
+    await waits.passed
+    await new Promise((resolve) => setImmediate(resolve))
+    expect(scopes.snapshot().openScopes.total).toBe(1)
+    gate.open()
+    await vi.waitFor(() => expect(ended).toEqual(['hook', 'completed']))
+  })
+
+  it('ends a second after the response where an onResponse hook fails, for nobody says so', async () => {
+    const { scopes } = thingScopes()
+    const app = await appWith(scopes)
+    app.addHook('onResponse', async () => {
+      throw new Error('a hook failed')
+    })
+    const signals: AbortSignal[] = []
+    app.get('/', (request) => {
+      signals.push(request.scope.signal)
+      return 'answered'
+    })
+    expect((await app.inject('/')).body).toBe('answered')
+    await vi.waitFor(() => expect(scopes.snapshot().openScopes.total).toBe(0), 5_000)
+    expect(signals.map(({ aborted }) => aborted)).toEqual([true])
   })
 
   it('runs its clean-ups after the response, and tells them how it ended', async () => {

@@ -79,7 +79,7 @@ export async function observe({ servers, seconds, seed, closers, log }: ObserveO
   return {
     traffic,
     faults: faults.all,
-    ...judge(traffic.troubles, faults.all),
+    ...judge(traffic.troubles, faults.all, CONNECTIONS),
     leasesOut,
     openScopes,
     ...seenAtRest,

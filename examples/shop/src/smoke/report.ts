@@ -36,7 +36,8 @@ export function reportOf(seen: Observation): string {
 /** What helps to find out why not all is well. */
 function context({ faults, lastWords }: Observation): string {
   const kills = faults.map(
-    ({ pid, state, startedAt }) => `${new Date(startedAt).toISOString()} killed ${pid} (${state})`,
+    (fault) =>
+      `${new Date(fault.startedAt).toISOString()} killed ${fault.target === 'redis' ? `${fault.connections} connections to Redis` : `${fault.pid} (${fault.state})`}`,
   )
   const words = lastWords.map((line) => (line.length > LINE_SHOWN ? `${line.slice(0, LINE_SHOWN)}…` : line))
   return ['Faults:', ...kills, '', 'The last words of the shop:', ...words].join('\n')

@@ -83,17 +83,20 @@ export function resultOf(seen: Observation): Result {
 
 export function findingsOf(seen: Observation): Finding[] {
   const { traffic, faults, expected, unexpected, backendsAtRest } = seen
+  const backends = faults.filter((fault) => fault.target === 'postgres')
+  const redisConnections = faults.reduce((sum, fault) => sum + (fault.target === 'redis' ? fault.connections : 0), 0)
   const abortedPercent = (100 * traffic.aborted) / traffic.requests
   const inTransaction = backendsAtRest.filter(({ state }) => state.startsWith('idle in transaction')).length
   return [
     atLeast(1, 'requests', traffic.requests),
     atLeast(15, 'aborted by the client, %', abortedPercent),
-    told('backends killed', faults.length),
+    told('backends killed', backends.length),
     told(
       '  of which inside a transaction',
-      faults.filter(({ state }) => state.startsWith('idle in transaction')).length,
+      backends.filter(({ state }) => state.startsWith('idle in transaction')).length,
     ),
-    told('  of which in a statement', faults.filter(({ state }) => state === 'active').length),
+    told('  of which in a statement', backends.filter(({ state }) => state === 'active').length),
+    told('connections to Redis killed', redisConnections),
     told('requests that were told so (typed 503, or a stream cut off)', expected.length),
     atMost(0, 'unexpected 5xx', countOf(unexpected, 'server error')),
     atMost(
@@ -112,7 +115,7 @@ export function findingsOf(seen: Observation): Finding[] {
     atMost(0, 'orders without lines', seen.ordersWithoutLines),
     atMost(0, 'orders confirmed with 201 but not there', seen.missingOrders),
     atMost(0, 'products whose stock does not add up', seen.stockMismatch),
-    told('connections of the jobs killed', seen.jobConnectionsKilled),
+    told('connections of the jobs to Postgres killed', seen.jobConnectionsKilled),
     atMost(0, 'orders without a receipt', seen.ordersWithoutReceipt),
     atMost(0, 'receipts without an order', seen.receiptsWithoutOrder),
     told('RSS at the peak, MiB', seen.rssMiB),

@@ -29,6 +29,9 @@ export function lifetimeOf(response: object | undefined): ResponseLifetime | und
   return (response as OwnedResponse | undefined)?.[lifetime]
 }
 
+// How long work that follows the response may take: if one of its hooks fails, nobody tells us that the rest is left out.
+const AFTERWARDS_MS = 1_000
+
 // One function for all responses: an emitter calls it with itself as `this`, so a request needs no closure of its own.
 function onClose(this: OwnedResponse): void {
   this[lifetime]?.responseClosed()
@@ -51,6 +54,7 @@ export class ResponseLifetime {
   // handler's last word and the reply it leads to.
   #handler: 'awaiting-reply' | 'running' | 'settled' = 'awaiting-reply'
   #aborted = false
+  #afterwards = false
   #watchedEnd: unknown
   #failure: { readonly error: unknown } | undefined
   #settleTimer: NodeJS.Timeout | undefined
@@ -96,6 +100,17 @@ export class ResponseLifetime {
     this.#handler = repliesNow ? 'awaiting-reply' : 'settled'
     if (this.#state !== 'closed') return
     if (repliesNow) this.watchForReply()
+    this.#endWhenOver()
+  }
+
+  /** The response is finished, and the framework runs what is to be done afterwards; `afterwardsSettled` follows. */
+  afterwardsStarted(): void {
+    this.#afterwards = true
+  }
+
+  /** What the framework did after the response is done. */
+  afterwardsSettled(): void {
+    this.#afterwards = false
     this.#endWhenOver()
   }
 
@@ -178,7 +193,9 @@ export class ResponseLifetime {
 
   #startSettleTimer(): void {
     if (this.#isOver()) return
-    this.#settleTimer = outsideEveryScope(() => setTimeout(() => this.#giveUp(), this.#settleTimeoutMs))
+    const handlerHasTime = this.#settleTimeoutMs
+    const giveUpMs = this.#onlyAfterwards() ? Math.min(AFTERWARDS_MS, handlerHasTime) : handlerHasTime
+    this.#settleTimer = outsideEveryScope(() => setTimeout(() => this.#giveUp(giveUpMs), giveUpMs))
     this.#settleTimer.unref()
   }
 
@@ -195,18 +212,26 @@ export class ResponseLifetime {
   }
 
   #endWhenOver(): void {
-    if (this.#state !== 'closed' || this.#handler === 'running') return
-    if (this.#handler === 'awaiting-reply' && !this.isHandedOver()) return
+    if (this.#state !== 'closed' || this.#handlerIsPending() || this.#afterwards) return
     this.#end(this.#outcome())
   }
 
-  #giveUp(): void {
+  #handlerIsPending(): boolean {
+    return this.#handler === 'running' || (this.#handler === 'awaiting-reply' && !this.isHandedOver())
+  }
+
+  #onlyAfterwards(): boolean {
+    return this.#afterwards && !this.#handlerIsPending()
+  }
+
+  #giveUp(afterMs: number): void {
     if (this.#state !== 'closed') return
     const { scope } = this
     const error = new ScopeAbortedError({ scope: scope.describe(), reason: 'settle-timeout' })
+    const pending = this.#onlyAfterwards() ? 'what follows the response' : 'the handler'
     scope.log.warn(
       { scope: scope.describe(), settleTimeoutMs: this.#settleTimeoutMs },
-      `the handler of ${scope.name} (${scope.id}) had not settled ${this.#settleTimeoutMs} ms after its response was closed; its scope is ended`,
+      `${pending} of ${scope.name} (${scope.id}) had not settled ${afterMs} ms after its response was closed; its scope is ended`,
     )
     scope.cancel(error)
     this.#end({ tag: 'aborted', error })

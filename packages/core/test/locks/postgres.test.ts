@@ -195,7 +195,13 @@ describe('a lock of a transaction in Postgres', () => {
     )
     expect(await ownersIn(database)).toContain(`without ${key}`)
     const gate = new Gate()
-    const holding = inScope(one, (scope) => scope.lock(key, () => gate.passed))
+    const held = new Gate()
+    const hold = () => {
+      held.open()
+      return gate.passed
+    }
+    const holding = inScope(one, (scope) => scope.lock(key, hold))
+    await held.passed
     const waiting = two.run({ name: 'waits' }, (other) => other.transaction(() => other.lock(key, async () => 'had')))
     await until(async () => (await waitersOf(key)) === 1)
     gate.open()
