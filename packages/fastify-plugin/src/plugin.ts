@@ -17,13 +17,7 @@ import {
 import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import fastifyPlugin from 'fastify-plugin'
 import { Admission } from './admission.ts'
-import {
-  commitBeforeHead,
-  enterOnResponse,
-  leaveOnResponse,
-  trackedHandler,
-  transactionalHandler,
-} from './handler.ts'
+import { commitBeforeHead, enterOnResponse, leaveOnResponse, trackedHandler, transactionalHandler } from './handler.ts'
 import { redisPart } from './redis-part.ts'
 import { lifeOf, RequestLife, requestLife } from './request-life.ts'
 import { policyOf, rateLimitsOf, routePolicy, withPolicy } from './route-config.ts'
