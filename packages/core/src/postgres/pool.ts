@@ -5,6 +5,7 @@ import { SiteRecorder } from '../scope/acquisition-site.ts'
 import { outsideEveryScope } from '../scope/current.ts'
 import type { Ledger, LedgerEntry } from '../scope/ledger.ts'
 import type { Logger } from '../scope/logger.ts'
+import { WaitQueue } from '../wait-queue.ts'
 import { Connection } from './connection.ts'
 import type { PostgresConfig } from './options.ts'
 import { KnownTexts } from './statement-text.ts'
@@ -16,7 +17,7 @@ export interface Borrower {
   readonly heldBefore: boolean
   /** How many it holds. */
   readonly holds: number
-  /** How many it waits for; kept by the pool. */
+  /** How many it waits for; kept by the queue. */
   waits: number
 }
 
@@ -27,13 +28,6 @@ export interface PooledLease extends LedgerEntry {
   yieldIfIdle(): Connection | undefined
   /** Looks after itself, every now and then: leaks, statements the server will never answer. */
   inspect(now: number): void
-}
-
-interface Waiter {
-  readonly borrower: Borrower
-  readonly since: number
-  grant(connection: Connection): void
-  refuse(error: unknown): void
 }
 
 // Frameworks give up on a plugin that is not ready after ten seconds, and then can't say why it was not.
@@ -58,21 +52,14 @@ export class Pool {
   readonly #connections = new Set<Connection>()
   readonly #circuit: CircuitBreaker
   readonly #idle: Connection[] = []
-  // Two queues: those who held a connection before, and newcomers. Each in the order of arrival.
-  readonly #returning: Waiter[] = []
-  readonly #newcomers: Waiter[] = []
+  readonly #queue: WaitQueue<Connection, Borrower>
   #opening = 0
   #validating = 0
-  #expiry: NodeJS.Timeout | undefined
   #reopening: NodeJS.Timeout | undefined
   #housekeeping: NodeJS.Timeout | undefined
   #lastFailure: unknown
   #closing = false
-  #longestWaitMs = 0
   #queryMs: number | undefined
-  #grantedAt = 0
-  /** The average time between one connection for those who wait and the next. */
-  #grantEveryMs = 0
 
   constructor(
     resource: string,
@@ -84,6 +71,9 @@ export class Pool {
     this.sites = new SiteRecorder(config.acquisitionSites)
     this.#ledger = runtime.ledger
     this.#logger = runtime.logger
+    this.#queue = new WaitQueue(config.acquireTimeoutMs, (borrower, waitedMs) =>
+      this.exhausted(borrower, 'timeout', waitedMs),
+    )
     this.#circuit = new CircuitBreaker(resource, config.circuitBreaker, {
       opened: (cause) => void this.#reset(cause),
       closed: () => {
@@ -106,7 +96,7 @@ export class Pool {
   }
 
   get waiting(): number {
-    return this.#returning.length + this.#newcomers.length
+    return this.#queue.size
   }
 
   get counts() {
@@ -119,14 +109,13 @@ export class Pool {
       opening: this.#opening,
       waiting: this.waiting,
       expectedWaitMs: Math.round(this.expectedWaitMs),
-      longestWaitMs: Math.round(this.#longestWaitMs),
+      longestWaitMs: Math.round(this.#queue.longestWaitMs),
     }
   }
 
   /** How long who asks now would wait, by how fast those who wait are served; 0 where nobody does. */
   get expectedWaitMs(): number {
-    if (this.waiting === 0) return 0
-    return (this.waiting + 1) * this.#grantEveryMs
+    return this.#queue.expectedWaitMs
   }
 
   /** How long the shortest of queries took when it was last tried, in milliseconds. */
@@ -184,13 +173,9 @@ export class Pool {
       this.#close(connection, this.#closing ? 'the application closed' : 'it had reached its lifetime')
       return
     }
-    const waiter = this.#returning.shift() ?? this.#newcomers.shift()
-    if (waiter === undefined) {
-      connection.idleSince = performance.now()
-      this.#idle.push(connection)
-    } else {
-      this.#grant(waiter, connection)
-    }
+    if (this.#queue.serve(connection)) return
+    connection.idleSince = performance.now()
+    this.#idle.push(connection)
   }
 
   /** Resets a connection that has session state, then takes it back; one that can't be reset is discarded. */
@@ -201,17 +186,12 @@ export class Pool {
 
   /** Refuses those who wait for `borrower`, which has been cancelled or has ended. */
   refuse(borrower: Borrower, error: ReqscopeError): void {
-    for (const queue of [this.#returning, this.#newcomers]) {
-      for (const waiter of queue.filter((each) => each.borrower === borrower)) {
-        queue.splice(queue.indexOf(waiter), 1)
-        this.#refuse(waiter, error)
-      }
-    }
+    this.#queue.refuse(borrower, error)
   }
 
   /**
-   * Looks whether there is a connection that works and how long it takes to answer, and opens one where there is none: otherwise a server that is back
-   * would stay down in the eyes of whoever sends no work to an application that says so.
+   * Looks whether there is a connection that works and how long it takes to answer, and opens one where there is none:
+   * otherwise a server that is back would stay down in the eyes of whoever sends no work to an application that says so.
    */
   async probe(): Promise<void> {
     if (this.#closing) return
@@ -230,11 +210,10 @@ export class Pool {
   async stop(): Promise<void> {
     this.#closing = true
     clearInterval(this.#housekeeping)
-    clearTimeout(this.#expiry)
     clearTimeout(this.#reopening)
-    this.#housekeeping = this.#expiry = this.#reopening = undefined
+    this.#housekeeping = this.#reopening = undefined
     const refusal = new OverloadedError({ reason: 'shutdown', what: `A connection of ${this.#resource}` })
-    this.#refuseAll(refusal)
+    this.#queue.refuseAll(refusal)
     const idle = this.#idle.splice(0)
     for (const connection of this.#connections) {
       if (!idle.includes(connection)) connection.discard('the application closed')
@@ -267,49 +246,7 @@ export class Pool {
       // Those who hold a connection already may exceed the bound: they are few, and others wait for what they hold.
       if (borrower.holds === 0) throw this.exhausted(borrower, 'queue-full', 0)
     }
-    return new Promise((grant, refuse) => {
-      const queue = borrower.heldBefore ? this.#returning : this.#newcomers
-      queue.push({ borrower, since: performance.now(), grant, refuse })
-      borrower.waits++
-      this.#expiry ??= this.#expireIn(this.config.acquireTimeoutMs)
-    })
-  }
-
-  #grant(waiter: Waiter, connection: Connection): void {
-    const now = performance.now()
-    this.#longestWaitMs = Math.max(this.#longestWaitMs, now - waiter.since)
-    const sinceMs = now - Math.max(this.#grantedAt, waiter.since)
-    this.#grantEveryMs += (sinceMs - this.#grantEveryMs) * (this.#grantEveryMs === 0 ? 1 : 0.1)
-    this.#grantedAt = now
-    waiter.borrower.waits--
-    waiter.grant(connection)
-  }
-
-  #refuse(waiter: Waiter, error: unknown): void {
-    waiter.borrower.waits--
-    waiter.refuse(error)
-  }
-
-  #refuseAll(error: unknown): void {
-    for (const waiter of [...this.#returning.splice(0), ...this.#newcomers.splice(0)]) this.#refuse(waiter, error)
-  }
-
-  // One timer for all waiters: each queue is in the order of arrival and everybody waits equally long.
-  #expireIn(delayMs: number): NodeJS.Timeout {
-    return outsideEveryScope(() => setTimeout(() => this.#expire(), delayMs))
-  }
-
-  #expire(): void {
-    const now = performance.now()
-    const due = now - this.config.acquireTimeoutMs + 1
-    for (const queue of [this.#returning, this.#newcomers]) {
-      for (let first = queue[0]; first !== undefined && first.since <= due; first = queue[0]) {
-        queue.shift()
-        this.#refuse(first, this.exhausted(first.borrower, 'timeout', now - first.since))
-      }
-    }
-    const next = Math.min(this.#returning[0]?.since ?? Infinity, this.#newcomers[0]?.since ?? Infinity)
-    this.#expiry = next === Infinity ? undefined : this.#expireIn(Math.max(1, next - due + 1))
+    return this.#queue.wait(borrower, borrower.heldBefore)
   }
 
   /** Opens a connection for whoever waits; resolves when that has succeeded or failed. */
@@ -342,9 +279,7 @@ export class Pool {
   #admit(connection: Connection): void {
     this.#lastFailure = undefined
     this.#connections.add(connection)
-    // How fast those who wait were served without it says nothing any more: least of all after an outage.
-    this.#grantedAt = performance.now()
-    this.#grantEveryMs = 0
+    this.#queue.forgetPace()
     connection.onGone = () => this.#lost(connection)
     if (!this.#closing) {
       this.#housekeeping ??= outsideEveryScope(() =>
@@ -358,7 +293,7 @@ export class Pool {
   #openingFailed(error: unknown): void {
     this.#lastFailure = error
     if (this.#connections.size === 0 && this.#opening === 0) {
-      this.#refuseAll(error)
+      this.#queue.refuseAll(error)
       return
     }
     this.#serveByYielding()
