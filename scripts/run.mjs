@@ -10,6 +10,7 @@ const typescript = (file, ...args) => node('--import', 'tsx', file, ...args)
 
 const tasks = {
   start: (args) => typescript('examples/shop/src/start.ts', ...args),
+  incidents: (args) => typescript('examples/incidents/src/main.ts', ...args),
   songs: (args) => typescript('examples/express-songs/src/start.ts', ...args),
   bench: (args) => typescript('benchmarks/src/bench.ts', ...args),
   'lock-history': (args) => typescript('packages/core/test/locks/history/main.ts', ...args),
