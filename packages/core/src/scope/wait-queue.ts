@@ -1,4 +1,4 @@
-import { outsideEveryScope } from './scope/current.ts'
+import { outsideEveryScope } from './current.ts'
 
 /** Who waits. */
 export interface Waiting {
