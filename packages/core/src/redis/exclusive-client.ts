@@ -1,10 +1,13 @@
-import { type Command, Redis } from 'ioredis'
+import type { Socket } from 'node:net'
+import { Command, Redis } from 'ioredis'
 import type { ConnectionLostError } from '../errors.ts'
 import { publish } from '../events.ts'
 import { outsideEveryScope } from '../scope/current.ts'
 import { connectionEffectOf } from './connection-commands.ts'
 import { connectionFailure, isWrongDatabase } from './connection-failure.ts'
+import type { Executed, Execution } from './execution.ts'
 import type { ClientOptions } from './options.ts'
+import type { WriteTurn } from './write-turn.ts'
 
 /** Settings with which a connection never becomes another one behind its holder's back. */
 const NEVER_ANOTHER_ONE = {
@@ -39,6 +42,7 @@ export class ExclusiveClient extends Redis {
   /** Told when it is gone, once. */
   onGone: (() => void) | undefined
   readonly #resource: string
+  readonly #turn: WriteTurn
   #home: number
   #watching = false
   #inMulti = false
@@ -53,9 +57,14 @@ export class ExclusiveClient extends Redis {
    *
    * @throws ConnectionLostError when that fails or takes too long.
    */
-  static async open(resource: string, options: ClientOptions, timeoutMs: number): Promise<ExclusiveClient> {
+  static async open(
+    resource: string,
+    options: ClientOptions,
+    timeoutMs: number,
+    turn: WriteTurn,
+  ): Promise<ExclusiveClient> {
     const begun = performance.now()
-    const client = new ExclusiveClient(resource, options)
+    const client = new ExclusiveClient(resource, options, turn)
     const timer = outsideEveryScope(() => setTimeout(() => client.drop('connect ETIMEDOUT'), timeoutMs))
     try {
       await client.connect()
@@ -73,9 +82,10 @@ export class ExclusiveClient extends Redis {
     return client
   }
 
-  private constructor(resource: string, options: ClientOptions) {
+  private constructor(resource: string, options: ClientOptions, turn: WriteTurn) {
     super({ ...options, ...NEVER_ANOTHER_ONE })
     this.#resource = resource
+    this.#turn = turn
     this.#home = this.#database = this.options.db ?? 0
     this.on('error', (error) => {
       this.#lastError = error
@@ -118,9 +128,38 @@ export class ExclusiveClient extends Redis {
     return 'its state could not be restored'
   }
 
+  /** A command as its own methods would make it. */
+  makeCommand(name: string, args: readonly unknown[], replyEncoding: 'utf8' | null = 'utf8'): Command {
+    const { keyPrefix, showFriendlyErrorStack } = this.options
+    return new Command(name, args as never[], {
+      replyEncoding,
+      ...(keyPrefix && { keyPrefix }),
+      ...(showFriendlyErrorStack && { errorStack: new Error() }),
+    })
+  }
+
   override sendCommand(command: Command, stream?: WriteStream): unknown {
-    if (this.status === 'ready') this.#note(command)
+    if (this.status === 'ready') {
+      this.#note(command)
+      this.#turn.hold(this.stream as Socket)
+    }
     return super.sendCommand(command, stream)
+  }
+
+  /** Sends MULTI, some commands and EXEC, in one write; resolves to what EXEC answers. */
+  execute(execution: Execution): Promise<Executed> {
+    this.lastCommand = 'exec'
+    this.#watching = false
+    let isWritten = false
+    const stream = {
+      write: () => {
+        if (!isWritten) this.stream.write(execution.text)
+        isWritten = true
+      },
+    }
+    if (this.status === 'ready') this.#turn.hold(this.stream as Socket)
+    for (let count = execution.awaited; count > 0; count--) super.sendCommand(execution as never, stream as never)
+    return execution.promise
   }
 
   #note(command: Command): void {

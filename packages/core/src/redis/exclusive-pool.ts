@@ -59,10 +59,6 @@ export class ExclusivePool {
     }
   }
 
-  get hasWaiters(): boolean {
-    return this.#waiters.length > 0
-  }
-
   /** Opens as many as are always to be there. */
   async start(): Promise<void> {
     this.#closed = false

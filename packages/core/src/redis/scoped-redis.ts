@@ -10,7 +10,8 @@ import { InvalidOptionError, SharedConnectionError } from '../errors.ts'
 import { CONNECTION_COMMANDS, type ConnectionEffect, connectionEffectOf, insteadOf } from './connection-commands.ts'
 import type { ExclusiveConnection } from './exclusive-connection.ts'
 import { sharedSlot } from './key-slot.ts'
-import { type Abandoned, type OptimisticOptions, type OptimisticTransaction, runOptimistic } from './optimistic.ts'
+import { type OptimisticOptions, runOptimistic } from './optimistic.ts'
+import type { Abandoned, OptimisticTransaction } from './optimistic-transaction.ts'
 import { checkScript, type ScriptDefinition } from './options.ts'
 import { allowsShared, type Pipeline, scopedPipeline, withCallback } from './scoped-pipeline.ts'
 import type { ExclusiveCallOptions, RedisSession } from './session.ts'
@@ -90,7 +91,7 @@ export class ScopedRedis {
     keys: readonly string[],
     ...args: [(tx: OptimisticTransaction) => unknown] | [OptimisticOptions, (tx: OptimisticTransaction) => unknown]
   ): Promise<unknown[] | undefined> {
-    const [options, fn] = args.length === 1 ? [{}, args[0]] : args
+    const [options, fn] = args.length === 1 ? [undefined, args[0]] : args
     return runOptimistic(this.#session, keys, options, fn)
   }
 
