@@ -1,5 +1,7 @@
 import { type ChainableCommander, type Command, Redis, type RedisCommander } from 'ioredis'
 import { SharedConnectionError } from '../errors.ts'
+import { owner } from '../scope/ownership.ts'
+import type { Scope } from '../scope/scope.ts'
 import { connectionEffectOf } from './connection-commands.ts'
 import type { ExclusiveLease } from './exclusive-lease.ts'
 import { QueuedCommands } from './queued-commands.ts'
@@ -51,6 +53,10 @@ export class OptimisticTransaction {
     this.#check = check
   }
 
+  get [owner](): Scope {
+    return this.#session.scope
+  }
+
   /** Writes nothing; to be returned. */
   abandon(): Abandoned {
     return ABANDONED
@@ -76,7 +82,7 @@ export class OptimisticTransaction {
 
   /** @internal */
   static multi(tx: OptimisticTransaction, commands: unknown): QueuedCommands {
-    const queued = new QueuedCommands(tx.#lease.client, tx.#session.resource, tx.#check)
+    const queued = new QueuedCommands(tx.#lease.client, tx.#session, tx.#check)
     tx.#queued ??= new Set()
     tx.#queued.add(queued)
     return Array.isArray(commands) ? queued.addBatch(commands as unknown[][]) : queued

@@ -1,23 +1,26 @@
 import { type Command, Redis } from 'ioredis'
 import { SharedConnectionError } from '../errors.ts'
+import { owner } from '../scope/ownership.ts'
+import type { Scope } from '../scope/scope.ts'
 import { connectionEffectOf } from './connection-commands.ts'
 import type { ExclusiveClient } from './exclusive-client.ts'
 import { refuse } from './scoped-pipeline.ts'
+import type { RedisSession } from './session.ts'
 
 /** What `tx.multi()` returns: the commands to run as one, if nothing that was watched has changed. */
 export class QueuedCommands {
   readonly commands: Command[] = []
   // What ioredis' methods, borrowed below, ask of whom they make a command for.
   readonly isPipeline = true
-  readonly options: Redis['options']
-  readonly #resource: string
+  readonly #client: ExclusiveClient
+  readonly #session: RedisSession
   readonly #check: ((command: Command) => void) | undefined
   #callbacks: { readonly index: number; readonly callback: (error: null, reply: unknown) => void }[] | undefined
 
   /** @param check throws for a command whose keys may not be used together with those that are watched. */
-  constructor(client: ExclusiveClient, resource: string, check: ((command: Command) => void) | undefined) {
-    this.options = client.options
-    this.#resource = resource
+  constructor(client: ExclusiveClient, session: RedisSession, check: ((command: Command) => void) | undefined) {
+    this.#client = client
+    this.#session = session
     this.#check = check
     // Scripts are methods of the client alone.
     const { scriptsSet } = client as unknown as { scriptsSet: object }
@@ -27,6 +30,15 @@ export class QueuedCommands {
         Object.defineProperty(this, method, { value: (...args: unknown[]) => this.#add(make, args) })
       }
     }
+  }
+
+  get [owner](): Scope {
+    return this.#session.scope
+  }
+
+  /** Of its client, a password included: not for whoever prints this. */
+  get options(): Redis['options'] {
+    return this.#client.options
   }
 
   get length(): number {
@@ -58,7 +70,8 @@ export class QueuedCommands {
 
   /** @internal Called by ioredis' methods. */
   sendCommand(command: Command): this {
-    if (connectionEffectOf(command.name.toLowerCase(), command.args) !== undefined) refuse(this.#resource, command)
+    if (connectionEffectOf(command.name.toLowerCase(), command.args) !== undefined)
+      refuse(this.#session.resource, command)
     this.#check?.(command)
     this.commands.push(command)
     return this
@@ -68,7 +81,7 @@ export class QueuedCommands {
   exec(): Promise<never> {
     return Promise.reject(
       new SharedConnectionError({
-        resource: this.#resource,
+        resource: this.#session.resource,
         operation: 'exec() of tx.multi()',
         instead: 'return the commands from the function of optimistic, which executes them.',
       }),

@@ -1,5 +1,7 @@
 import type { Command, Redis } from 'ioredis'
 import { SharedConnectionError } from '../errors.ts'
+import { owner } from '../scope/ownership.ts'
+import type { Scope } from '../scope/scope.ts'
 import { connectionEffectOf, insteadOf } from './connection-commands.ts'
 
 /** The members of ioredis' pipeline that are used here. */
@@ -13,8 +15,11 @@ export interface Pipeline {
 
 type Callback = (error: unknown, result?: unknown) => void
 
+const HIDDEN = { redis: { enumerable: false }, options: { enumerable: false } }
+
 /** What a pipeline of ours asks its owner. */
 export interface PipelineOwner {
+  readonly scope: Scope
   readonly resource: string
   /** Runs it where it belongs; rejects where it may not be run. */
   execute(run: () => Promise<unknown>): Promise<unknown>
@@ -26,23 +31,25 @@ export interface PipelineOwner {
 export function scopedPipeline(
   client: Pick<Redis, 'pipeline' | 'multi'>,
   kind: 'pipeline' | 'multi',
-  owner: PipelineOwner,
+  asked: PipelineOwner,
   commands: readonly unknown[][] | undefined,
   allows: (command: Command) => boolean,
 ): Pipeline {
   const pipeline = client[kind]() as unknown as Pipeline
+  Object.defineProperties(pipeline, HIDDEN) // whoever prints it would print a password
+  Object.defineProperty(pipeline, owner, { value: asked.scope })
   const { sendCommand, exec } = pipeline
   let state: 'open' | 'sending' | 'sent' = 'open'
 
   pipeline.sendCommand = function refuseOrQueue(command) {
-    if (state === 'open' && !allows(command)) refuse(owner.resource, command)
-    if (state === 'open') owner.check?.(command)
+    if (state === 'open' && !allows(command)) refuse(asked.resource, command)
+    if (state === 'open') asked.check?.(command)
     return sendCommand.call(pipeline, command)
   }
   pipeline.exec = function execute(callback?: unknown) {
     // A cluster runs it again by itself when slots have moved.
     if (state !== 'open') return exec.call(pipeline)
-    const running = owner.execute(() => {
+    const running = asked.execute(() => {
       state = 'sending' // its own EXEC comes now
       return exec.call(pipeline)
     })
