@@ -8,9 +8,10 @@ import type { Connections } from './connections.ts'
 import type { ExclusiveClient } from './exclusive-client.ts'
 import { ExclusiveConnection } from './exclusive-connection.ts'
 import { ExclusiveLease, type LeaseHolder } from './exclusive-lease.ts'
-import type { Borrower, ExclusivePool } from './exclusive-pool.ts'
+import type { ExclusivePool } from './exclusive-pool.ts'
 import type { Key } from './key-slot.ts'
 import type { ReplyTimeouts } from './reply-timeouts.ts'
+import type { Borrower } from './waiting-line.ts'
 
 export interface ExclusiveCallOptions {
   /** A key of the server that is meant; needed in a cluster, and only there. */

@@ -1,8 +1,8 @@
 import type { Socket } from 'node:net'
-import { Cluster, Redis } from 'ioredis'
-
+import { Redis } from 'ioredis'
 import { outsideEveryScope } from '../scope/current.ts'
 import type { Logger } from '../scope/logger.ts'
+import { becomeReady, type Client, clientOf, neverResends } from './client.ts'
 import { connectionFailure, isConnectionFailure, isWrongDatabase } from './connection-failure.ts'
 import { placeOf } from './exclusive-client.ts'
 import type { RedisConfig } from './options.ts'
@@ -10,12 +10,10 @@ import { type ReplyGuard, ReplyTimeouts } from './reply-timeouts.ts'
 import type { Script, ScriptClient } from './script.ts'
 import type { WriteTurn } from './write-turn.ts'
 
-type Client = Redis | Cluster
 type Methods = Readonly<Record<string, (...args: unknown[]) => unknown>>
 
 // Frameworks give up on a plugin that is not ready after ten seconds, and then can't say why it was not.
 const START_TIMEOUT_MS = 8_000
-const MAX_RECONNECT_DELAY_MS = 1_000
 
 /**
  * The one connection that all scopes share, or in a cluster one to each master. What is sent while it is not there waits
@@ -173,30 +171,8 @@ export class SharedClient implements ReplyGuard {
   }
 
   #becomeReady(): Promise<void> {
-    const { client } = this
     if (this.isReady) return Promise.resolve()
-    // The end of the one before is no failure of the next.
-    let closing = client.status === 'ready'
-    return new Promise((resolve, reject) => {
-      const settle = (error?: unknown) => {
-        client.off('ready', succeed)
-        client.off('close', failUnlessClosing)
-        client.off('end', fail)
-        if (error === undefined) resolve()
-        else reject(error)
-      }
-      const succeed = () => settle()
-      const fail = () => settle(this.#lastError ?? new Error('Connection is closed.'))
-      const failUnlessClosing = () => {
-        if (!closing) fail()
-        closing = false
-      }
-      client.on('ready', succeed)
-      client.on('close', failUnlessClosing)
-      client.on('end', fail)
-      if (client.status === 'wait' || (client.status === 'end' && this.#owned)) client.connect().catch(settle)
-      else if (client.status === 'end') fail()
-    })
+    return becomeReady(this.client, this.#owned, () => this.#lastError)
   }
 
   // Of a connection that is made anew: ioredis neither sends again what was under way nor rejects it.
@@ -238,33 +214,3 @@ function call(client: Client, method: string, args: readonly unknown[]): Promise
 }
 
 function ignore(): void {}
-
-function neverResends(client: Client): boolean {
-  return !client.isCluster && (client as Redis).options.autoResendUnfulfilledCommands === false
-}
-
-function clientOf(config: RedisConfig): Client {
-  const { source } = config
-  if (source.tag === 'client') return source.client
-  const own = {
-    lazyConnect: true,
-    enableOfflineQueue: false,
-    autoResendUnfulfilledCommands: false,
-    maxRetriesPerRequest: null,
-    retryStrategy: reconnectDelayMs,
-  }
-  if (source.tag === 'url') return new Redis(source.url, { ...source.connection, ...own })
-  if (source.tag === 'sentinels') return new Redis({ ...source.connection, ...own })
-  return new Cluster(source.nodes, {
-    ...source.options,
-    lazyConnect: true,
-    clusterRetryStrategy: reconnectDelayMs,
-    // A node that is lost must not have done twice what it was asked.
-    retryDelayOnFailover: 0,
-    redisOptions: { ...source.connection },
-  })
-}
-
-function reconnectDelayMs(attempt: number): number {
-  return Math.min(2 ** (attempt - 1) * 25, MAX_RECONNECT_DELAY_MS) * (0.5 + Math.random() / 2)
-}
