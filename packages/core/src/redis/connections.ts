@@ -173,16 +173,17 @@ export class Connections {
   #optionsOf(master: string): ClientOptions {
     const { client } = this.shared
     if (client instanceof Redis || !this.isCluster) return (client as Redis).options
+    const { keyPrefix } = this // the cluster's, which its nodes need not have
     const nodes = (client as Cluster).nodes('master')
     const node = nodes.find(({ options }) => master === '' || placeOf(options) === master)
     const [any] = nodes
     if (node === undefined && any !== undefined) {
       // One that has got its first slot, and that nothing was sent to yet.
       const at = master.lastIndexOf(':')
-      return { ...any.options, host: master.slice(0, at), port: Number(master.slice(at + 1)) }
+      return { ...any.options, keyPrefix, host: master.slice(0, at), port: Number(master.slice(at + 1)) }
     }
     if (node === undefined)
       throw connectionFailure(this.resource, this.shared.place, new Error('CLUSTERDOWN no master is known'))
-    return node.options
+    return { ...node.options, keyPrefix }
   }
 }

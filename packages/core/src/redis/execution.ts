@@ -54,8 +54,7 @@ export class Execution {
   /** All of it, as it goes over the wire. */
   get text(): Writable {
     const parts: Writable[] = ['*1\r\n$5\r\nMULTI\r\n']
-    // Of a script that this connection has seen ioredis sends the hash, and does not learn from EXEC that the server has
-    // forgotten it: so it is shown a connection that has seen nothing.
+    // A script is sent in full, as to a connection that has seen none: see scoped-pipeline.
     for (const command of this.#commands) parts.push(command.toWritable({}))
     parts.push('*1\r\n$4\r\nEXEC\r\n')
     if (parts.every((part) => typeof part === 'string')) return parts.join('')

@@ -44,6 +44,7 @@ export function scopedPipeline(
   pipeline.sendCommand = function refuseOrQueue(command) {
     if (state === 'open' && !allows(command)) refuse(asked.resource, command)
     if (state === 'open') asked.check?.(command)
+    if (kind === 'multi' && command.name === 'evalsha') sendInFull(command)
     return sendCommand.call(pipeline, command)
   }
   pipeline.exec = function execute(callback?: unknown) {
@@ -58,6 +59,15 @@ export function scopedPipeline(
   pipeline.execBuffer = pipeline.exec
   if (commands !== undefined) pipeline.addBatch(commands)
   return pipeline
+}
+
+/**
+ * Of a script that a connection has seen ioredis sends the hash, and sends it in full where Redis then says that it does
+ * not know it. Inside MULTI Redis says so too late: so it is shown a connection that has seen nothing.
+ */
+function sendInFull(command: Command): void {
+  const { toWritable } = command
+  command.toWritable = () => toWritable.call(command, {})
 }
 
 /** On a shared connection: nothing that changes it. */
