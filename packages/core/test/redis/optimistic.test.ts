@@ -297,4 +297,23 @@ describe('optimistic', () => {
     expect(await watch.get(k)).toBe(null)
     expect(app.snapshot().leases).toEqual([])
   })
+
+  it('hands on no connection on which MULTI was refused, for what was watched still is', async () => {
+    const server = await ownServer()
+    const watch = await outside(server.url)
+    await watch.acl('SETUSER', 'limited', 'on', '>secret', '~*', '&*', '+@all', '-multi')
+    const url = server.url.replace('redis://', 'redis://limited:secret@')
+    const app = await redisApp({ url, exclusive: { max: 1 } })
+    await app.run({ name: 'limited' }, async ({ redis }) => {
+      let id: number | undefined
+      const error = await failureOf(
+        redis.optimistic(['k'], (tx) => {
+          id = app.snapshot().leases[0]?.backend
+          return tx.multi().set('other', 1)
+        }),
+      )
+      expect((error as Error).message).toContain('NOPERM')
+      expect(await redis.exclusive((connection) => connection.id)).not.toBe(id)
+    })
+  })
 })
