@@ -38,9 +38,15 @@ export class ExclusiveConnection {
   #listeners: Map<Listener, [string, Listener]> | undefined
 
   /** @internal */
-  constructor(lease: ExclusiveLease, session: Session) {
+  constructor(lease: ExclusiveLease, session: Session, scripts: Iterable<string>) {
     this.#lease = lease
     this.#session = session
+    for (const name of scripts) {
+      for (const method of [name, `${name}Buffer`]) {
+        const value = (...args: unknown[]) => ExclusiveConnection.send(this, method, 'evalsha', args)
+        Object.defineProperty(this, method, { value })
+      }
+    }
   }
 
   get [owner](): Scope {

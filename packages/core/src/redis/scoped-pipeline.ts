@@ -7,6 +7,7 @@ import { connectionEffectOf, insteadOf } from './connection-commands.ts'
 /** The members of ioredis' pipeline that are used here. */
 export interface Pipeline {
   readonly length: number
+  readonly isCluster: boolean
   sendCommand(command: Command): unknown
   addBatch(commands: readonly unknown[][]): unknown
   exec(callback?: unknown): Promise<unknown>
@@ -39,26 +40,42 @@ export function scopedPipeline(
   Object.defineProperties(pipeline, HIDDEN) // whoever prints it would print a password
   Object.defineProperty(pipeline, owner, { value: asked.scope })
   const { sendCommand, exec } = pipeline
-  let state: 'open' | 'sending' | 'sent' = 'open'
+  // While ioredis adds an EXEC, and while a cluster may send it all again by itself, because slots have moved.
+  let isClosing = false
+  let underWay = 0
 
   pipeline.sendCommand = function refuseOrQueue(command) {
-    if (state === 'open' && !allows(command)) refuse(asked.resource, command)
-    if (state === 'open') asked.check?.(command)
+    if (!isClosing && !isSentAgain(command)) {
+      if (!allows(command)) refuse(asked.resource, command)
+      asked.check?.(command)
+    }
     if (kind === 'multi' && command.name === 'evalsha') sendInFull(command)
     return sendCommand.call(pipeline, command)
   }
   pipeline.exec = function execute(callback?: unknown) {
-    // A cluster runs it again by itself when slots have moved.
-    if (state !== 'open') return exec.call(pipeline)
-    const running = asked.execute(() => {
-      state = 'sending' // its own EXEC comes now
-      return exec.call(pipeline)
+    if (underWay > 0 && pipeline.isCluster) return exec.call(pipeline)
+    const running = asked.execute(async () => {
+      isClosing = true
+      underWay++
+      try {
+        const sent = exec.call(pipeline)
+        isClosing = false
+        return await sent
+      } finally {
+        isClosing = false
+        underWay--
+      }
     })
     return withCallback(running, callback)
   }
   pipeline.execBuffer = pipeline.exec
   if (commands !== undefined) pipeline.addBatch(commands)
   return pipeline
+}
+
+/** What a cluster sends again has had its place before; the ASKING in front of it is to be ignored. */
+function isSentAgain({ pipelineIndex, ignore }: Command): boolean {
+  return pipelineIndex !== undefined || ignore === true
 }
 
 /**

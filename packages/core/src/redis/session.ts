@@ -88,7 +88,7 @@ export class RedisSession implements Borrower, LeaseHolder {
     const keys = options.key === undefined ? [] : [options.key]
     const lease = await this.lease('redis.exclusive.key', keys, 'pinned', this.exclusive)
     try {
-      return await fn(new ExclusiveConnection(lease, this))
+      return await fn(new ExclusiveConnection(lease, this, this.connections.scripts.keys()))
     } finally {
       await lease.release()
     }

@@ -123,6 +123,28 @@ describe('the shared client', () => {
     })
   })
 
+  it('does not execute a pipeline again in another scope, nor what was added to it after it was sent', async () => {
+    const app = await redisApp()
+    const k = key()
+    for (const kind of ['pipeline', 'multi'] as const) {
+      const used = await app.run({ name: 'uses' }, async ({ redis }) => {
+        const it = redis[kind]().incr(k)
+        const sent = it.exec()
+        expect(() => it.watch(k)).toThrow(SharedConnectionError)
+        expect(() => it.blpop(k, 0)).toThrow(SharedConnectionError)
+        await sent
+        expect(() => it.watch(k)).toThrow(SharedConnectionError)
+        return { it }
+      })
+      await app.run({ name: 'uses it again' }, async ({ redis }) => {
+        const before = await redis.get(k)
+        expect(await failureOf(used.it.exec())).toBeInstanceOf(ScopeLeakError)
+        expect(await redis.get(k)).toBe(before)
+        expect(await redis.client('INFO')).toMatch(/ flags=N db=0 sub=0 psub=0 .*multi=-1 /)
+      })
+    }
+  })
+
   it('walks through keys and members with streams', async () => {
     const app = await redisApp()
     const k = key()
