@@ -5,6 +5,7 @@ import { createClientPool } from 'redis'
 import { work } from './work.ts'
 
 const url = process.env.REDIS_URL ?? ''
+/** Of both pools: what ours has by default. More connections make both slower. */
 const POOL = 8
 /** What a request asks of Redis, so that ours pays for its scopes. */
 const GETS_PER_SCOPE = 10

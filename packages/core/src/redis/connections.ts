@@ -11,6 +11,7 @@ import { ExclusivePool } from './exclusive-pool.ts'
 import { type Key, sharedSlot } from './key-slot.ts'
 import type { ClientOptions, RedisConfig, ScriptDefinition } from './options.ts'
 import { SharedClient } from './shared-client.ts'
+import { WriteTurn } from './write-turn.ts'
 
 /** The connections of one resource: the shared one, and the exclusive ones of each server. */
 export class Connections {
@@ -23,6 +24,7 @@ export class Connections {
   readonly #ledger: Ledger
   readonly #pools = new Map<string, ExclusivePool>()
   readonly #subscribers = new Set<Redis>()
+  readonly #turn = new WriteTurn()
   #stopped = false
 
   constructor(
@@ -34,7 +36,7 @@ export class Connections {
     this.config = config
     this.#ledger = runtime.ledger
     this.sites = new SiteRecorder(config.acquisitionSites)
-    this.shared = new SharedClient(resource, config, runtime.logger)
+    this.shared = new SharedClient(resource, config, runtime.logger, this.#turn)
     for (const [name, definition] of Object.entries(config.scripts)) this.scripts.set(name, definition)
     // Those of a client that was given.
     const { scriptsSet } = this.shared.client as unknown as { scriptsSet: Record<string, ScriptDefinition> }
@@ -160,7 +162,7 @@ export class Connections {
           instead: 'the application closed.',
         })
       pool = new ExclusivePool(this.resource, this.config, () =>
-        ExclusiveClient.open(this.resource, this.#optionsOf(master), this.config.connectTimeoutMs),
+        ExclusiveClient.open(this.resource, this.#optionsOf(master), this.config.connectTimeoutMs, this.#turn),
       )
       this.#pools.set(master, pool)
     }
@@ -171,16 +173,17 @@ export class Connections {
   #optionsOf(master: string): ClientOptions {
     const { client } = this.shared
     if (client instanceof Redis || !this.isCluster) return (client as Redis).options
+    const { keyPrefix } = this // the cluster's, which its nodes need not have
     const nodes = (client as Cluster).nodes('master')
     const node = nodes.find(({ options }) => master === '' || placeOf(options) === master)
     const [any] = nodes
     if (node === undefined && any !== undefined) {
       // One that has got its first slot, and that nothing was sent to yet.
       const at = master.lastIndexOf(':')
-      return { ...any.options, host: master.slice(0, at), port: Number(master.slice(at + 1)) }
+      return { ...any.options, keyPrefix, host: master.slice(0, at), port: Number(master.slice(at + 1)) }
     }
     if (node === undefined)
       throw connectionFailure(this.resource, this.shared.place, new Error('CLUSTERDOWN no master is known'))
-    return node.options
+    return { ...node.options, keyPrefix }
   }
 }

@@ -1,10 +1,13 @@
-import { type Command, Redis } from 'ioredis'
+import type { Socket } from 'node:net'
+import { Command, Redis } from 'ioredis'
 import type { ConnectionLostError } from '../errors.ts'
 import { publish } from '../events.ts'
 import { outsideEveryScope } from '../scope/current.ts'
-import { connectionEffectOf } from './connection-commands.ts'
 import { connectionFailure, isWrongDatabase } from './connection-failure.ts'
+import type { Executed, Execution } from './execution.ts'
+import { Leftovers } from './leftovers.ts'
 import type { ClientOptions } from './options.ts'
+import type { WriteTurn } from './write-turn.ts'
 
 /** Settings with which a connection never becomes another one behind its holder's back. */
 const NEVER_ANOTHER_ONE = {
@@ -39,12 +42,8 @@ export class ExclusiveClient extends Redis {
   /** Told when it is gone, once. */
   onGone: (() => void) | undefined
   readonly #resource: string
-  #home: number
-  #watching = false
-  #inMulti = false
-  #database: number
-  /** Why it can't be made as it was. */
-  #spoiltBy: string | undefined
+  readonly #turn: WriteTurn
+  readonly #leftovers: Leftovers
   #gone: { readonly reason: string } | undefined
   #lastError: unknown
 
@@ -53,9 +52,14 @@ export class ExclusiveClient extends Redis {
    *
    * @throws ConnectionLostError when that fails or takes too long.
    */
-  static async open(resource: string, options: ClientOptions, timeoutMs: number): Promise<ExclusiveClient> {
+  static async open(
+    resource: string,
+    options: ClientOptions,
+    timeoutMs: number,
+    turn: WriteTurn,
+  ): Promise<ExclusiveClient> {
     const begun = performance.now()
-    const client = new ExclusiveClient(resource, options)
+    const client = new ExclusiveClient(resource, options, turn)
     const timer = outsideEveryScope(() => setTimeout(() => client.drop('connect ETIMEDOUT'), timeoutMs))
     try {
       await client.connect()
@@ -73,10 +77,11 @@ export class ExclusiveClient extends Redis {
     return client
   }
 
-  private constructor(resource: string, options: ClientOptions) {
+  private constructor(resource: string, options: ClientOptions, turn: WriteTurn) {
     super({ ...options, ...NEVER_ANOTHER_ONE })
     this.#resource = resource
-    this.#home = this.#database = this.options.db ?? 0
+    this.#turn = turn
+    this.#leftovers = new Leftovers(this.options.db ?? 0)
     this.on('error', (error) => {
       this.#lastError = error
     })
@@ -101,77 +106,63 @@ export class ExclusiveClient extends Redis {
 
   /** Nothing of what its holder did is left on it. */
   get isClean(): boolean {
-    return this.canBeRestored && !this.#watching && this.#database === this.#home
+    return this.#isAtRest && this.#leftovers.areNone
   }
 
-  /** What is left on it can be undone. */
-  get canBeRestored(): boolean {
-    return !this.isGone && this.#spoiltBy === undefined && !this.#inMulti && this.inFlight === 0
+  get #isAtRest(): boolean {
+    return !this.isGone && this.inFlight === 0
   }
 
   /** Why it can't be handed on. */
   get spoiltBy(): string {
     if (this.#gone !== undefined) return this.#gone.reason
-    if (this.#spoiltBy !== undefined) return this.#spoiltBy
-    if (this.#inMulti) return 'a MULTI was left open on it'
+    if (this.#leftovers.spoiltBy !== undefined) return this.#leftovers.spoiltBy
     if (this.inFlight > 0) return 'something was still running on it'
     return 'its state could not be restored'
   }
 
+  /** A command as its own methods would make it. */
+  makeCommand(name: string, args: readonly unknown[], replyEncoding: 'utf8' | null = 'utf8'): Command {
+    const { keyPrefix, showFriendlyErrorStack } = this.options
+    return new Command(name, args as never[], {
+      replyEncoding,
+      ...(keyPrefix && { keyPrefix }),
+      ...(showFriendlyErrorStack && { errorStack: new Error() }),
+    })
+  }
+
   override sendCommand(command: Command, stream?: WriteStream): unknown {
-    if (this.status === 'ready') this.#note(command)
+    if (this.status === 'ready') {
+      this.lastCommand = command.name.toLowerCase()
+      this.#leftovers.note(this.lastCommand, command)
+      this.#turn.hold(this.stream as Socket)
+    }
     return super.sendCommand(command, stream)
   }
 
-  #note(command: Command): void {
-    const name = command.name.toLowerCase()
-    this.lastCommand = name
-    const effect = connectionEffectOf(name, command.args)
-    switch (effect) {
-      case undefined:
-      case 'blocking':
-        return
-      case 'transaction':
-        this.#noteTransaction(name, command)
-        return
-      case 'select':
-        this.#noteSelect(command)
-        return
-      default:
-        this.#spoil(`${name.toUpperCase()} changed it`)
+  /** Sends MULTI, some commands and EXEC, in one write; resolves to what EXEC answers. */
+  execute(execution: Execution): Promise<Executed> {
+    const { text } = execution
+    let isWritten = false
+    const stream = {
+      write: () => {
+        if (!isWritten) this.stream.write(text)
+        isWritten = true
+      },
     }
+    this.lastCommand = 'exec'
+    this.#leftovers.noteExecution(execution.promise)
+    if (this.status === 'ready') this.#turn.hold(this.stream as Socket)
+    for (let count = execution.awaited; count > 0; count--) super.sendCommand(execution as never, stream as never)
+    return execution.promise
   }
 
-  #noteTransaction(name: string, command: Command): void {
-    // A refusal says that the server is not where we think it is. Not one of a transaction that was spoilt by its
-    // commands: that one is over.
-    command.promise.catch((error: unknown) => {
-      if (!String((error as Error).message).startsWith('EXECABORT')) this.#spoil(`${name.toUpperCase()} failed on it`)
-    })
-    if (name === 'watch') this.#watching = true
-    else if (name === 'multi') this.#inMulti = true
-    else if (name === 'unwatch') this.#watching &&= this.#inMulti
-    // Outside of a MULTI, EXEC and DISCARD are errors, and what is watched stays watched.
-    else if (this.#inMulti) this.#inMulti = this.#watching = false
-  }
-
-  #noteSelect(command: Command): void {
-    this.#database = Number(command.args[0])
-    command.promise.catch(() => this.#spoil('SELECT failed on it'))
-  }
-
-  #spoil(reason: string): void {
-    this.#spoiltBy ??= reason
-  }
-
-  /** Un-watches, and selects the database it had; says whether it is as it was. */
+  /** Makes it as it was, and says whether it is. */
   async makeClean(timeoutMs: number): Promise<boolean> {
-    if (!this.canBeRestored) return false
-    const undo: Promise<unknown>[] = []
-    if (this.#watching) undo.push(this.unwatch())
-    if (this.#database !== this.#home) undo.push(this.select(this.#home))
-    if (undo.length === 0) return true
-    return (await this.#inTime(Promise.all(undo), timeoutMs)) && this.isClean
+    if (!this.#isAtRest || !this.#leftovers.canBeUndone) return false
+    const undoing = this.#leftovers.undo(this)
+    if (undoing.length === 0) return true
+    return (await this.#inTime(Promise.all(undoing), timeoutMs)) && this.isClean
   }
 
   /** Whether it still works. */

@@ -2,12 +2,15 @@ import type { ChainableCommander, Command, RedisCommander } from 'ioredis'
 import { Redis } from 'ioredis'
 import { SharedConnectionError } from '../errors.ts'
 import { currentContext, runInContext } from '../scope/current.ts'
+import { owner } from '../scope/ownership.ts'
+import type { Scope } from '../scope/scope.ts'
 import { connectionEffectOf } from './connection-commands.ts'
 import type { ExclusiveLease } from './exclusive-lease.ts'
 import { type Pipeline, scopedPipeline, withCallback } from './scoped-pipeline.ts'
 
 /** What an exclusive connection asks of the session it belongs to. */
 interface Session {
+  readonly scope: Scope
   readonly resource: string
   assertUsable(): void
 }
@@ -35,9 +38,19 @@ export class ExclusiveConnection {
   #listeners: Map<Listener, [string, Listener]> | undefined
 
   /** @internal */
-  constructor(lease: ExclusiveLease, session: Session) {
+  constructor(lease: ExclusiveLease, session: Session, scripts: Iterable<string>) {
     this.#lease = lease
     this.#session = session
+    for (const name of scripts) {
+      for (const method of [name, `${name}Buffer`]) {
+        const value = (...args: unknown[]) => ExclusiveConnection.send(this, method, 'evalsha', args)
+        Object.defineProperty(this, method, { value })
+      }
+    }
+  }
+
+  get [owner](): Scope {
+    return this.#session.scope
   }
 
   /** The server's number for the connection, as in CLIENT LIST. */
@@ -129,7 +142,8 @@ export class ExclusiveConnection {
       blocks ||= effect === 'blocking'
       return true
     }
-    const owner = {
+    const asked = {
+      scope: this.#session.scope,
       resource: this.#session.resource,
       execute: async (run: () => Promise<unknown>) => {
         this.#assertUsable(kind)
@@ -137,7 +151,7 @@ export class ExclusiveConnection {
       },
     }
     const list = Array.isArray(commands) ? commands : undefined
-    return scopedPipeline(this.#lease.client, kind, owner, list, allows)
+    return scopedPipeline(this.#lease.client, kind, asked, list, allows)
   }
 }
 

@@ -1,3 +1,4 @@
+import type { Command } from 'ioredis'
 import { type ReqscopeError, SharedConnectionError } from '../errors.ts'
 import { type LeaseDescription, publish } from '../events.ts'
 import type { AcquisitionSite } from '../scope/acquisition-site.ts'
@@ -6,7 +7,7 @@ import type { Scope } from '../scope/scope.ts'
 import { isConnectionFailure } from './connection-failure.ts'
 import type { ExclusiveClient } from './exclusive-client.ts'
 import type { ExclusivePool } from './exclusive-pool.ts'
-import type { ReplyTimeouts } from './reply-timeouts.ts'
+import type { ReplyGuard, ReplyTimeouts } from './reply-timeouts.ts'
 
 /** What of its borrower a lease needs. */
 export interface LeaseHolder {
@@ -20,7 +21,7 @@ export interface LeaseHolder {
 }
 
 /** An exclusive hold of one connection by one scope. */
-export class ExclusiveLease {
+export class ExclusiveLease implements ReplyGuard {
   readonly client: ExclusiveClient
   readonly kind: 'pinned' | 'transaction'
   readonly #holder: LeaseHolder
@@ -61,6 +62,13 @@ export class ExclusiveLease {
     })
   }
 
+  /** Sends a command, and waits for its reply as `reply` does. */
+  send(command: Command): Promise<unknown> {
+    const reply = this.#holder.timeouts.boundCommand(command, this)
+    this.client.sendCommand(command)
+    return reply
+  }
+
   /** Waits for a reply, for so long as a reply may take, and says what happened to the connection when none comes. */
   reply<Result>(work: PromiseLike<Result>, options: { bounded: boolean; outcome?: 'unknown' }): Promise<Result> {
     const failed = (error: unknown) => this.failure(error, options.outcome)
@@ -69,12 +77,21 @@ export class ExclusiveLease {
         throw failed(error)
       })
     }
-    const late = () => {
-      // What was asked may still be answered, and then to somebody else.
-      this.client.drop('Command timed out')
-      return failed(new Error('Command timed out'))
-    }
-    return this.#holder.timeouts.bound(work, late, failed)
+    return this.#holder.timeouts.bound(work, { late: () => failed(this.#dropped()), failed })
+  }
+
+  late(): unknown {
+    return this.failure(this.#dropped())
+  }
+
+  failed(error: unknown): unknown {
+    return this.failure(error)
+  }
+
+  #dropped(): Error {
+    // What was asked may still be answered, and then to somebody else.
+    this.client.drop('Command timed out')
+    return new Error('Command timed out')
   }
 
   /** What a failed command is reported as. */

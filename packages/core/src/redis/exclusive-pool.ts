@@ -1,23 +1,10 @@
-import { OverloadedError, PoolExhaustedError, type ReqscopeError, type ScopeDescription } from '../errors.ts'
+import { OverloadedError, PoolExhaustedError, type ReqscopeError } from '../errors.ts'
 import { publish } from '../events.ts'
 import { outsideEveryScope } from '../scope/current.ts'
 import type { ExclusiveClient } from './exclusive-client.ts'
 import type { ExclusiveLease } from './exclusive-lease.ts'
 import type { RedisConfig } from './options.ts'
-
-/** Who asks for a connection. */
-export interface Borrower {
-  readonly scope: ScopeDescription
-  /** How many it holds. */
-  readonly holds: number
-}
-
-interface Waiter {
-  readonly borrower: Borrower
-  readonly since: number
-  grant(client: ExclusiveClient): void
-  refuse(error: unknown): void
-}
+import { type Borrower, WaitingLine } from './waiting-line.ts'
 
 const RETRY_OPENING_MS = 200
 /** After how long without use a connection is asked whether it still works, in milliseconds. */
@@ -32,11 +19,10 @@ export class ExclusivePool {
   readonly #open: () => Promise<ExclusiveClient>
   readonly #all = new Set<ExclusiveClient>()
   readonly #idle: ExclusiveClient[] = []
-  readonly #waiters: Waiter[] = []
+  readonly #waiters: WaitingLine
   #opening = 0
   #validating = 0
   #lastFailure: unknown
-  #expiry: NodeJS.Timeout | undefined
   #reopening: NodeJS.Timeout | undefined
   #housekeeping: NodeJS.Timeout | undefined
   #closed = false
@@ -46,6 +32,9 @@ export class ExclusivePool {
     this.resource = resource
     this.config = config
     this.#open = open
+    this.#waiters = new WaitingLine(config.exclusive.acquireTimeoutMs, (borrower, waitedMs) =>
+      this.#exhausted(borrower, 'timeout', waitedMs),
+    )
   }
 
   get counts() {
@@ -57,10 +46,6 @@ export class ExclusivePool {
       opening: this.#opening,
       waiting: this.#waiters.length,
     }
-  }
-
-  get hasWaiters(): boolean {
-    return this.#waiters.length > 0
   }
 
   /** Opens as many as are always to be there. */
@@ -93,31 +78,23 @@ export class ExclusivePool {
       client.drop('the application closed')
       return
     }
-    const waiter = this.#waiters.shift()
-    if (waiter === undefined) {
-      client.idleSince = performance.now()
-      this.#idle.push(client)
-    } else {
-      waiter.grant(client)
-    }
+    if (this.#waiters.grant(client)) return
+    client.idleSince = performance.now()
+    this.#idle.push(client)
   }
 
   /** Refuses those who wait for `borrower`, which was cancelled or has ended. */
   refuse(borrower: Borrower, error: ReqscopeError): void {
-    for (const waiter of this.#waiters.filter((each) => each.borrower === borrower)) {
-      this.#waiters.splice(this.#waiters.indexOf(waiter), 1)
-      waiter.refuse(error)
-    }
+    this.#waiters.refuse(borrower, error)
   }
 
   /** Closes all connections, whatever they do. */
   stop(): void {
     this.#closed = true
     clearInterval(this.#housekeeping)
-    clearTimeout(this.#expiry)
     clearTimeout(this.#reopening)
-    this.#housekeeping = this.#expiry = this.#reopening = undefined
-    for (const waiter of this.#waiters.splice(0)) waiter.refuse(this.#shuttingDown())
+    this.#housekeeping = this.#reopening = undefined
+    this.#waiters.refuseAll(this.#shuttingDown())
     this.#idle.length = 0
     for (const client of [...this.#all]) client.drop('the application closed')
   }
@@ -131,15 +108,12 @@ export class ExclusivePool {
   }
 
   #wait(borrower: Borrower): Promise<ExclusiveClient> {
-    const { maxWaiting, acquireTimeoutMs } = this.config.exclusive
+    const { maxWaiting } = this.config.exclusive
     // For whom a connection is being opened there is no queue.
     if (this.#waiters.length - this.#opening - this.#validating >= maxWaiting) {
       throw this.#exhausted(borrower, 'queue-full', 0)
     }
-    return new Promise((grant, refuse) => {
-      this.#waiters.push({ borrower, since: performance.now(), grant, refuse })
-      this.#expiry ??= this.#expireIn(acquireTimeoutMs)
-    })
+    return this.#waiters.join(borrower)
   }
 
   #exhausted(borrower: Borrower, reason: 'timeout' | 'queue-full', waitedMs: number): PoolExhaustedError {
@@ -155,22 +129,6 @@ export class ExclusivePool {
       retryAfterMs: 1_000,
       cause: this.#lastFailure,
     })
-  }
-
-  // One timer for all: they wait equally long, in the order of arrival.
-  #expireIn(delayMs: number): NodeJS.Timeout {
-    return outsideEveryScope(() => setTimeout(() => this.#expire(), delayMs))
-  }
-
-  #expire(): void {
-    const now = performance.now()
-    const due = now - this.config.exclusive.acquireTimeoutMs + 1
-    for (let first = this.#waiters[0]; first !== undefined && first.since <= due; first = this.#waiters[0]) {
-      this.#waiters.shift()
-      first.refuse(this.#exhausted(first.borrower, 'timeout', now - first.since))
-    }
-    const [next] = this.#waiters
-    this.#expiry = next === undefined ? undefined : this.#expireIn(Math.max(1, next.since - due + 1))
   }
 
   #dial(): Promise<ExclusiveClient> {
@@ -212,7 +170,7 @@ export class ExclusivePool {
   #openingFailed(error: unknown): void {
     this.#lastFailure = error
     if (this.#all.size === 0 && this.#opening === 0) {
-      for (const waiter of this.#waiters.splice(0)) waiter.refuse(error)
+      this.#waiters.refuseAll(error)
       return
     }
     if (this.#closed || this.#waiters.length === 0) return

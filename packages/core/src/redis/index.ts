@@ -7,7 +7,8 @@ import type { Scope } from '../scope/scope.ts'
 import { type RedisAccess, redisAccess } from './access.ts'
 import { Connections } from './connections.ts'
 import type { ExclusiveConnection } from './exclusive-connection.ts'
-import type { Abandoned, OptimisticOptions, OptimisticTransaction } from './optimistic.ts'
+import type { OptimisticOptions } from './optimistic.ts'
+import type { Abandoned, OptimisticTransaction } from './optimistic-transaction.ts'
 import {
   checkRedisOptions,
   type ExclusiveOptions,

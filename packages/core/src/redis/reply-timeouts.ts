@@ -1,3 +1,4 @@
+import type { Command } from 'ioredis'
 import { outsideEveryScope } from '../scope/current.ts'
 
 /** How finely the time of a wait is cut. */
@@ -5,6 +6,14 @@ const STEPS = 8
 
 type Resolve = (value: never) => void
 type Reject = (error: unknown) => void
+
+/** What is told of a reply that does not come as it should. */
+export interface ReplyGuard {
+  /** It is late: gives the error. */
+  late(): unknown
+  /** What a failure is reported as. */
+  failed(error: unknown): unknown
+}
 
 /** A reply that is waited for. */
 class PendingReply {
@@ -15,14 +24,12 @@ class PendingReply {
   newer: PendingReply | undefined
   readonly resolve: Resolve
   readonly reject: Reject
-  readonly late: () => unknown
-  readonly failed: (error: unknown) => unknown
+  readonly guard: ReplyGuard
 
-  constructor(resolve: Resolve, reject: Reject, late: () => unknown, failed: (error: unknown) => unknown) {
+  constructor(resolve: Resolve, reject: Reject, guard: ReplyGuard) {
     this.resolve = resolve
     this.reject = reject
-    this.late = late
-    this.failed = failed
+    this.guard = guard
   }
 }
 
@@ -49,15 +56,10 @@ export class ReplyTimeouts {
     this.timeoutMs = timeoutMs
   }
 
-  /**
-   * Settles as `work` does, or rejects when that takes too long.
-   *
-   * @param late gives the error then.
-   * @param failed what a failure of `work` is reported as.
-   */
-  bound<Result>(work: PromiseLike<Result>, late: () => unknown, failed: (error: unknown) => unknown): Promise<Result> {
+  /** Settles as `work` does, or rejects when that takes too long. */
+  bound<Result>(work: PromiseLike<Result>, guard: ReplyGuard): Promise<Result> {
     const promise = new Promise<Result>(keep as never)
-    const pending = new PendingReply(keptResolve, keptReject, late, failed)
+    const pending = new PendingReply(keptResolve, keptReject, guard)
     this.#add(pending)
     work.then(
       (result) => {
@@ -68,29 +70,42 @@ export class ReplyTimeouts {
       (error: unknown) => {
         if (pending.settled) return
         this.#remove(pending)
-        pending.reject(pending.failed(error))
+        pending.reject(pending.guard.failed(error))
       },
     )
     return promise
   }
 
+  /** The same for a command that is not sent yet: its own promise settles so, which saves two others. */
+  boundCommand(command: Command, guard: ReplyGuard): Promise<unknown> {
+    const { resolve, reject } = command
+    const pending = new PendingReply(resolve as Resolve, reject as Reject, guard)
+    this.#add(pending)
+    command.resolve = (reply: unknown) => {
+      if (pending.settled) return
+      this.#remove(pending)
+      command.reject = reject // which it calls when it can't make anything of the reply
+      resolve(reply)
+    }
+    command.reject = (error) => {
+      if (pending.settled) return
+      this.#remove(pending)
+      reject(guard.failed(error) as Error)
+    }
+    return command.promise
+  }
+
   /** Bounds what can only begin once `ready` resolves: when it is late by then, it is not begun. */
-  boundAfter<Result>(
-    ready: Promise<void>,
-    begin: () => PromiseLike<Result>,
-    late: () => unknown,
-    failed: (error: unknown) => unknown,
-  ): Promise<Result> {
+  boundAfter<Result>(ready: Promise<void>, begin: () => PromiseLike<Result>, guard: ReplyGuard): Promise<Result> {
     let isLate = false
     const work = ready.then(() => (isLate ? new Promise<never>(() => {}) : begin()))
-    return this.bound(
-      work,
-      () => {
+    return this.bound(work, {
+      late() {
         isLate = true
-        return late()
+        return guard.late()
       },
-      failed,
-    )
+      failed: (error) => guard.failed(error),
+    })
   }
 
   #add(pending: PendingReply): void {
@@ -117,7 +132,7 @@ export class ReplyTimeouts {
     this.#step++
     for (let first = this.#oldest; first !== undefined && this.#step - first.since > STEPS; first = this.#oldest) {
       this.#remove(first)
-      first.reject(first.late())
+      first.reject(first.guard.late())
     }
     if (this.#oldest !== undefined) return
     clearInterval(this.#timer)

@@ -1,19 +1,15 @@
-import {
-  type ChainableCommander,
-  type Command,
-  Redis,
-  type RedisCommander,
-  ScanStream,
-  type ScanStreamOptions,
-} from 'ioredis'
-import { InvalidOptionError, SharedConnectionError } from '../errors.ts'
-import { CONNECTION_COMMANDS, type ConnectionEffect, connectionEffectOf, insteadOf } from './connection-commands.ts'
+import { type ChainableCommander, Redis, type RedisCommander, ScanStream, type ScanStreamOptions } from 'ioredis'
+import { InvalidOptionError } from '../errors.ts'
+import { owner } from '../scope/ownership.ts'
+import type { Scope } from '../scope/scope.ts'
+import { CONNECTION_COMMANDS, connectionEffectOf } from './connection-commands.ts'
 import type { ExclusiveConnection } from './exclusive-connection.ts'
-import { sharedSlot } from './key-slot.ts'
-import { type Abandoned, type OptimisticOptions, type OptimisticTransaction, runOptimistic } from './optimistic.ts'
+import { type OptimisticOptions, runOptimistic } from './optimistic.ts'
+import type { Abandoned, OptimisticTransaction } from './optimistic-transaction.ts'
 import { checkScript, type ScriptDefinition } from './options.ts'
-import { allowsShared, type Pipeline, scopedPipeline, withCallback } from './scoped-pipeline.ts'
 import type { ExclusiveCallOptions, RedisSession } from './session.ts'
+import { callShared, refuseEffect, runShared, sendChecked, sendShared } from './shared-commands.ts'
+import { sharedPipeline } from './shared-pipeline.ts'
 
 type RefusedName =
   | ('watch' | 'unwatch' | 'multi' | 'exec' | 'discard' | 'select')
@@ -40,6 +36,10 @@ export class ScopedRedis {
   /** @internal Made by the resource. */
   constructor(session: RedisSession) {
     this.#session = session
+  }
+
+  get [owner](): Scope {
+    return this.#session.scope
   }
 
   /** @internal */
@@ -90,7 +90,7 @@ export class ScopedRedis {
     keys: readonly string[],
     ...args: [(tx: OptimisticTransaction) => unknown] | [OptimisticOptions, (tx: OptimisticTransaction) => unknown]
   ): Promise<unknown[] | undefined> {
-    const [options, fn] = args.length === 1 ? [{}, args[0]] : args
+    const [options, fn] = args.length === 1 ? [undefined, args[0]] : args
     return runOptimistic(this.#session, keys, options, fn)
   }
 
@@ -135,101 +135,6 @@ export class ScopedRedis {
   toJSON(): object {
     return { resource: this.#session.resource, scope: this.#session.scope.describe() }
   }
-
-  /** @internal */
-  static send(redis: ScopedRedis, method: string, name: string, args: unknown[]): Promise<unknown> {
-    const callback = typeof args.at(-1) === 'function' ? args.pop() : undefined
-    const session = redis.#session
-    if (session.connections.isCluster && RUNS_SCRIPT.has(name)) {
-      const [, count, ...rest] = args.flat() as string[]
-      checkSlots(session, name, rest.slice(0, Number(count)))
-    }
-    const sent = session.send(method, args)
-    return callback === undefined ? sent : withCallback(sent, callback)
-  }
-
-  /** @internal For commands that may change the connection, as their arguments say. */
-  static sendChecked(redis: ScopedRedis, method: string, name: string, args: unknown[]): Promise<unknown> {
-    refuseEffect(redis.#session.resource, name, connectionEffectOf(name, args.flat()))
-    return ScopedRedis.send(redis, method, name, args)
-  }
-
-  /** @internal */
-  static call(redis: ScopedRedis, method: string, command: unknown, args: unknown[]): Promise<unknown> {
-    const callback = typeof args.at(-1) === 'function' ? args.pop() : undefined
-    const flat = args.flat()
-    const name = String(command).toLowerCase()
-    const session = redis.#session
-    refuseEffect(session.resource, name, connectionEffectOf(name, flat))
-    const sent = session.send(method, [String(command), ...flat])
-    return callback === undefined ? sent : withCallback(sent, callback)
-  }
-
-  /** @internal */
-  static script(redis: ScopedRedis, name: string, method: string, args: unknown[]): Promise<unknown> {
-    const session = redis.#session
-    if (session.connections.isCluster) {
-      const flat = args.flat()
-      const fixed = session.connections.scripts.get(name)?.numberOfKeys
-      const count = fixed ?? Number(flat[0])
-      checkSlots(session, name, flat.slice(fixed === undefined ? 1 : 0).slice(0, count) as string[])
-    }
-    return ScopedRedis.send(redis, method, name, args)
-  }
-
-  /** @internal */
-  static pipeline(redis: ScopedRedis, kind: 'pipeline' | 'multi', commands: unknown): Pipeline {
-    const session = redis.#session
-    const { shared, isCluster } = session.connections
-    session.assertUsable()
-    const keys: string[] = []
-    const owner = {
-      resource: session.resource,
-      async execute(run: () => Promise<unknown>) {
-        session.assertUsable()
-        if (session.armed !== undefined) await session.armed
-        let sent = false
-        try {
-          const replies = await shared.sending(() => {
-            sent = true
-            return run()
-          })
-          return kind === 'multi' ? replies : typedFailures(session, replies as Replies)
-        } catch (error) {
-          throw kind === 'multi' && sent ? shared.failure(error, 'unknown') : error
-        }
-      },
-      ...(isCluster &&
-        kind === 'multi' && {
-          check(command: Command) {
-            keys.push(...(command.getKeys() as string[]))
-            sharedSlot(`${session.resource}.multi.keys`, keys, '')
-          },
-        }),
-    }
-    const list = Array.isArray(commands) ? commands : undefined
-    return scopedPipeline(shared.client as Redis, kind, owner, list, allowsShared)
-  }
-}
-
-type Replies = [error: Error | null, reply: unknown][]
-
-function typedFailures(session: RedisSession, replies: Replies): Replies {
-  for (const each of replies) {
-    if (each[0] !== null) each[0] = session.connections.shared.failure(each[0]) as Error
-  }
-  return replies
-}
-
-const RUNS_SCRIPT: ReadonlySet<string> = new Set(['eval', 'evalsha', 'eval_ro', 'evalsha_ro', 'fcall', 'fcall_ro'])
-
-function checkSlots(session: RedisSession, name: string, keys: readonly string[]): void {
-  sharedSlot(`${session.resource}.${name}.keys`, keys, session.connections.keyPrefix)
-}
-
-function refuseEffect(resource: string, name: string, effect: ConnectionEffect | undefined): void {
-  if (effect === undefined) return
-  throw new SharedConnectionError({ resource, operation: name.toUpperCase(), instead: insteadOf(effect) })
 }
 
 interface AnyRedis {
@@ -245,11 +150,11 @@ for (const name of Redis.prototype.getBuiltinCommands()) {
     if (refused.has(name)) addRefusal(method, name)
     else if (sometimes.has(name)) {
       prototype[method] = function (this: ScopedRedis, ...args: unknown[]) {
-        return ScopedRedis.sendChecked(this, method, name, args)
+        return sendChecked(ScopedRedis.sessionOf(this), method, name, args)
       }
     } else {
       prototype[method] = function (this: ScopedRedis, ...args: unknown[]) {
-        return ScopedRedis.send(this, method, name, args)
+        return sendShared(ScopedRedis.sessionOf(this), method, name, args)
       }
     }
   }
@@ -259,17 +164,17 @@ for (const name of refused) {
 }
 for (const method of ['call', 'callBuffer']) {
   prototype[method] = function (this: ScopedRedis, command: unknown, ...args: unknown[]) {
-    return ScopedRedis.call(this, method, command, args)
+    return callShared(ScopedRedis.sessionOf(this), method, command, args)
   }
 }
 prototype.pipeline = function (this: ScopedRedis, commands?: unknown) {
-  return ScopedRedis.pipeline(this, 'pipeline', commands)
+  return sharedPipeline(ScopedRedis.sessionOf(this), 'pipeline', commands)
 }
 prototype.multi = function (this: ScopedRedis, first?: { pipeline?: boolean } | unknown[]) {
   if (first !== undefined && !Array.isArray(first) && first.pipeline === false) {
     refuseEffect(ScopedRedis.sessionOf(this).resource, 'multi', 'transaction')
   }
-  return ScopedRedis.pipeline(this, 'multi', first)
+  return sharedPipeline(ScopedRedis.sessionOf(this), 'multi', first)
 }
 
 // What a client does beside commands.
@@ -292,7 +197,7 @@ function addRefusal(method: string, name: string): void {
 export function addScript(handles: ScopedRedis, name: string): void {
   for (const method of [name, `${name}Buffer`]) {
     ;(handles as unknown as AnyRedis)[method] = function (this: ScopedRedis, ...args: unknown[]) {
-      return ScopedRedis.script(this, name, method, args)
+      return runShared(ScopedRedis.sessionOf(this), name, method, args)
     }
   }
 }

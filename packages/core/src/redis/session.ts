@@ -5,11 +5,13 @@ import type { AcquisitionSite } from '../scope/acquisition-site.ts'
 import { assertUsable } from '../scope/ownership.ts'
 import type { Scope } from '../scope/scope.ts'
 import type { Connections } from './connections.ts'
+import type { ExclusiveClient } from './exclusive-client.ts'
 import { ExclusiveConnection } from './exclusive-connection.ts'
 import { ExclusiveLease, type LeaseHolder } from './exclusive-lease.ts'
-import type { Borrower, ExclusivePool } from './exclusive-pool.ts'
+import type { ExclusivePool } from './exclusive-pool.ts'
 import type { Key } from './key-slot.ts'
 import type { ReplyTimeouts } from './reply-timeouts.ts'
+import type { Borrower } from './waiting-line.ts'
 
 export interface ExclusiveCallOptions {
   /** A key of the server that is meant; needed in a cluster, and only there. */
@@ -22,8 +24,10 @@ export class RedisSession implements Borrower, LeaseHolder {
   readonly connections: Connections
   readonly takenAt: AcquisitionSite | undefined
   #leases: Set<ExclusiveLease> | undefined
-  #pools: Set<ExclusivePool> | undefined
-  #arming: Promise<unknown> | undefined
+  /** Where it waits for a connection, once for each. */
+  #waitsAt: ExclusivePool[] | undefined
+  /** Each WATCH that is on its way. */
+  #arming: Set<Promise<unknown>> | undefined
 
   constructor(scope: Scope, connections: Connections) {
     this.scope = scope
@@ -53,8 +57,8 @@ export class RedisSession implements Borrower, LeaseHolder {
     try {
       this.assertUsable()
       const { shared } = this.connections
-      if (this.#arming === undefined) return shared.send(method, args)
-      return this.#arming.then(() => shared.send(method, args))
+      const { armed } = this
+      return armed === undefined ? shared.send(method, args) : armed.then(() => shared.send(method, args))
     } catch (error) {
       return Promise.reject(error)
     }
@@ -62,15 +66,17 @@ export class RedisSession implements Borrower, LeaseHolder {
 
   /** Resolves when what an `optimistic` of this scope reads is guarded: nothing is read before. */
   get armed(): Promise<unknown> | undefined {
-    return this.#arming
+    const arming = this.#arming
+    return arming === undefined || arming.size === 0 ? undefined : Promise.allSettled(arming)
   }
 
   /** A WATCH is on its way. */
   arm(watched: Promise<unknown>): void {
-    const arming = Promise.allSettled([this.#arming, watched]).then(() => {
-      if (this.#arming === arming) this.#arming = undefined
-    })
-    this.#arming = arming
+    this.#arming ??= new Set()
+    const arming = this.#arming
+    const disarm = () => void arming.delete(watched)
+    arming.add(watched)
+    watched.then(disarm, disarm)
   }
 
   /** Runs `fn` with a connection of its own. */
@@ -82,36 +88,64 @@ export class RedisSession implements Borrower, LeaseHolder {
     const keys = options.key === undefined ? [] : [options.key]
     const lease = await this.lease('redis.exclusive.key', keys, 'pinned', this.exclusive)
     try {
-      return await fn(new ExclusiveConnection(lease, this))
+      return await fn(new ExclusiveConnection(lease, this, this.connections.scripts.keys()))
     } finally {
       await lease.release()
     }
   }
 
-  /** Leases a connection to the server of these keys. */
-  async lease(
+  /** Leases a connection to the server of these keys, at once where one is idle. */
+  lease(
     option: string,
     keys: readonly Key[],
     kind: 'pinned' | 'transaction',
     below: (...args: never[]) => unknown,
-  ): Promise<ExclusiveLease> {
+  ): ExclusiveLease | Promise<ExclusiveLease> {
     this.assertUsable()
     const site = this.connections.sites.record(this.scope.name, below)
-    const { shared } = this.connections
-    if (this.connections.isCluster && !shared.isReady) await shared.sending(() => Promise.resolve())
-    const pool = this.connections.poolFor(option, keys)
-    this.#pools ??= new Set()
-    this.#pools.add(pool)
+    const { shared, isCluster } = this.connections
+    const begin = () => this.#leaseFrom(this.connections.poolFor(option, keys), kind, site)
+    // Until it has connected it does not know which server has which keys.
+    return isCluster && !shared.isReady ? shared.sending(() => Promise.resolve()).then(begin) : begin()
+  }
+
+  #leaseFrom(
+    pool: ExclusivePool,
+    kind: 'pinned' | 'transaction',
+    site: AcquisitionSite | undefined,
+  ): ExclusiveLease | Promise<ExclusiveLease> {
     const acquired = pool.acquire(this)
-    const client = acquired instanceof Promise ? await acquired : acquired
+    return acquired instanceof Promise
+      ? this.#leaseLater(acquired, pool, kind, site)
+      : this.#begin(new ExclusiveLease(acquired, kind, this, pool, site), pool)
+  }
+
+  async #leaseLater(
+    acquired: Promise<ExclusiveClient>,
+    pool: ExclusivePool,
+    kind: 'pinned' | 'transaction',
+    site: AcquisitionSite | undefined,
+  ): Promise<ExclusiveLease> {
+    this.#waitsAt ??= []
+    const waitsAt = this.#waitsAt
+    waitsAt.push(pool)
+    let client: ExclusiveClient
+    try {
+      client = await acquired
+    } finally {
+      waitsAt.splice(waitsAt.indexOf(pool), 1)
+    }
     try {
       this.assertUsable() // it may have ended while it waited
     } catch (error) {
       pool.giveBack(client)
       throw error
     }
-    this.connections.equip(client)
-    const lease = new ExclusiveLease(client, kind, this, pool, site)
+    return this.#begin(new ExclusiveLease(client, kind, this, pool, site), pool)
+  }
+
+  #begin(lease: ExclusiveLease, pool: ExclusivePool): ExclusiveLease {
+    this.connections.equip(lease.client)
     this.#leases ??= new Set()
     this.#leases.add(lease)
     pool.leases.add(lease)
@@ -130,21 +164,23 @@ export class RedisSession implements Borrower, LeaseHolder {
 
   /** Closes what the scope holds, and refuses what it waits for. */
   cancel(reason: ReqscopeError): void {
-    for (const pool of this.#pools ?? []) pool.refuse(this, reason)
+    this.#refuseWaits(reason)
     for (const lease of [...(this.#leases ?? [])]) lease.revoke(reason)
+  }
+
+  #refuseWaits(reason: ReqscopeError): void {
+    for (const pool of new Set(this.#waitsAt)) pool.refuse(this, reason)
   }
 
   /** The scope has ended: whatever it still holds is taken back. */
   release(): Promise<void> | undefined {
-    if (this.#pools === undefined || (this.holds === 0 && ![...this.#pools].some((pool) => pool.hasWaiters))) {
-      return undefined
-    }
+    if (this.holds === 0 && !this.#waitsAt?.length) return undefined
     const ended = new ScopeEndedError({
       scope: this.scope,
       resource: this.resource,
       takenAt: this.takenAt?.toString(),
     })
-    for (const pool of this.#pools) pool.refuse(this, ended)
+    this.#refuseWaits(ended)
     const returning: Promise<void>[] = []
     for (const lease of [...(this.#leases ?? [])]) {
       if (lease.isOver) {

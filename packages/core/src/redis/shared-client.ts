@@ -1,26 +1,26 @@
-import { Cluster, Redis } from 'ioredis'
-
+import type { Socket } from 'node:net'
+import { Redis } from 'ioredis'
 import { outsideEveryScope } from '../scope/current.ts'
 import type { Logger } from '../scope/logger.ts'
+import { becomeReady, type Client, clientOf, neverResends } from './client.ts'
 import { connectionFailure, isConnectionFailure, isWrongDatabase } from './connection-failure.ts'
 import { placeOf } from './exclusive-client.ts'
 import type { RedisConfig } from './options.ts'
-import { ReplyTimeouts } from './reply-timeouts.ts'
+import { type ReplyGuard, ReplyTimeouts } from './reply-timeouts.ts'
 import type { Script, ScriptClient } from './script.ts'
+import type { WriteTurn } from './write-turn.ts'
 
-type Client = Redis | Cluster
 type Methods = Readonly<Record<string, (...args: unknown[]) => unknown>>
 
 // Frameworks give up on a plugin that is not ready after ten seconds, and then can't say why it was not.
 const START_TIMEOUT_MS = 8_000
-const MAX_RECONNECT_DELAY_MS = 1_000
 
 /**
  * The one connection that all scopes share, or in a cluster one to each master. What is sent while it is not there waits
  * for it to come back, at most `commandTimeoutMs`, and is then not sent at all: nothing happens after its caller was told
  * that it failed. What was under way when it was lost rejects, and is never sent again.
  */
-export class SharedClient {
+export class SharedClient implements ReplyGuard {
   client: Client
   readonly isCluster: boolean
   readonly timeouts: ReplyTimeouts
@@ -29,14 +29,15 @@ export class SharedClient {
   readonly #logger: () => Logger
   readonly #owned: boolean
   readonly #corks: boolean
-  #corked: { uncork(): void } | undefined
+  readonly #turn: WriteTurn
   #lastError: unknown
   #wrongDatabase: unknown
   #reported = false
   #becomingReady: Promise<void> | undefined
 
-  constructor(resource: string, config: RedisConfig, logger: () => Logger) {
+  constructor(resource: string, config: RedisConfig, logger: () => Logger, turn: WriteTurn) {
     this.#resource = resource
+    this.#turn = turn
     this.#config = config
     this.#logger = logger
     this.timeouts = new ReplyTimeouts(config.commandTimeoutMs)
@@ -112,24 +113,29 @@ export class SharedClient {
   /** Sends a command by the name of its method. */
   send(method: string, args: readonly unknown[]): Promise<unknown> {
     if (!this.isReady) return this.sending((client) => call(client, method, args))
-    this.#cork()
-    return this.timeouts.bound(call(this.client, method, args), this.#late, this.#failed)
+    this.#hold()
+    return this.timeouts.bound(call(this.client, method, args), this)
   }
 
   /** Sends what `send` sends, once the connection is there, and bounds how long that takes altogether. */
   sending<Result>(send: (client: Client) => PromiseLike<Result>): Promise<Result> {
     const begin = () => {
-      this.#cork()
+      this.#hold()
       return send(this.client)
     }
-    if (this.isReady) return this.timeouts.bound(begin(), this.#late, this.#failed)
+    if (this.isReady) return this.timeouts.bound(begin(), this)
     // Between the event and us it may have gone again.
     const begunWhenReady = () => (this.isReady ? begin() : Promise.reject(new Error('Connection is closed.')))
-    return this.timeouts.boundAfter(this.#whenReady(), begunWhenReady, this.#late, this.#failed)
+    return this.timeouts.boundAfter(this.#whenReady(), begunWhenReady, this)
   }
 
-  readonly #late = (): unknown => this.failure(new Error('Command timed out'))
-  readonly #failed = (error: unknown): unknown => this.failure(error)
+  late(): unknown {
+    return this.failure(new Error('Command timed out'))
+  }
+
+  failed(error: unknown): unknown {
+    return this.failure(error)
+  }
 
   /** Runs a script of ours. */
   run(
@@ -152,18 +158,8 @@ export class SharedClient {
     return connectionFailure(this.#resource, this.place, error, outcome)
   }
 
-  /** All that is sent in this turn of the event loop goes out in one write. */
-  #cork(): void {
-    if (!this.#corks || this.#corked !== undefined) return
-    const { stream } = this.client as Redis
-    stream.cork()
-    this.#corked = stream
-    setImmediate(this.#uncork)
-  }
-
-  readonly #uncork = (): void => {
-    this.#corked?.uncork()
-    this.#corked = undefined
+  #hold(): void {
+    if (this.#corks) this.#turn.hold((this.client as Redis).stream as Socket)
   }
 
   /** Resolves when the connection is there; rejects when the attempt that is under way, or the next one, fails. */
@@ -175,30 +171,8 @@ export class SharedClient {
   }
 
   #becomeReady(): Promise<void> {
-    const { client } = this
     if (this.isReady) return Promise.resolve()
-    // The end of the one before is no failure of the next.
-    let closing = client.status === 'ready'
-    return new Promise((resolve, reject) => {
-      const settle = (error?: unknown) => {
-        client.off('ready', succeed)
-        client.off('close', failUnlessClosing)
-        client.off('end', fail)
-        if (error === undefined) resolve()
-        else reject(error)
-      }
-      const succeed = () => settle()
-      const fail = () => settle(this.#lastError ?? new Error('Connection is closed.'))
-      const failUnlessClosing = () => {
-        if (!closing) fail()
-        closing = false
-      }
-      client.on('ready', succeed)
-      client.on('close', failUnlessClosing)
-      client.on('end', fail)
-      if (client.status === 'wait' || (client.status === 'end' && this.#owned)) client.connect().catch(settle)
-      else if (client.status === 'end') fail()
-    })
+    return becomeReady(this.client, this.#owned, () => this.#lastError)
   }
 
   // Of a connection that is made anew: ioredis neither sends again what was under way nor rejects it.
@@ -240,33 +214,3 @@ function call(client: Client, method: string, args: readonly unknown[]): Promise
 }
 
 function ignore(): void {}
-
-function neverResends(client: Client): boolean {
-  return !client.isCluster && (client as Redis).options.autoResendUnfulfilledCommands === false
-}
-
-function clientOf(config: RedisConfig): Client {
-  const { source } = config
-  if (source.tag === 'client') return source.client
-  const own = {
-    lazyConnect: true,
-    enableOfflineQueue: false,
-    autoResendUnfulfilledCommands: false,
-    maxRetriesPerRequest: null,
-    retryStrategy: reconnectDelayMs,
-  }
-  if (source.tag === 'url') return new Redis(source.url, { ...source.connection, ...own })
-  if (source.tag === 'sentinels') return new Redis({ ...source.connection, ...own })
-  return new Cluster(source.nodes, {
-    ...source.options,
-    lazyConnect: true,
-    clusterRetryStrategy: reconnectDelayMs,
-    // A node that is lost must not have done twice what it was asked.
-    retryDelayOnFailover: 0,
-    redisOptions: { ...source.connection },
-  })
-}
-
-function reconnectDelayMs(attempt: number): number {
-  return Math.min(2 ** (attempt - 1) * 25, MAX_RECONNECT_DELAY_MS) * (0.5 + Math.random() / 2)
-}

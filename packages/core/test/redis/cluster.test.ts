@@ -1,5 +1,5 @@
 import { startRedisCluster } from '@reqscope/services'
-import { Redis } from 'ioredis'
+import { Cluster, Redis } from 'ioredis'
 import { afterAll, describe, expect, it } from 'vitest'
 import { InvalidOptionError } from '../../src/index.ts'
 import { redisAccessOf } from '../../src/redis/access.ts'
@@ -65,20 +65,28 @@ describe('a cluster', async () => {
   })
 
   it('refuses keys in different slots before anything is sent, naming the keys and the remedy', async () => {
-    const scopes = await app()
+    const scopes = await redisApp({
+      cluster: cluster.nodes,
+      scripts: { both: { numberOfKeys: 2, lua: 'return 1' } },
+    })
     const [a, b] = keys
     await scopes.run({ name: 'two slots' }, async ({ redis }) => {
       let runs = 0
       const attempts = [
-        redis.optimistic([a, b], (tx) => {
-          runs++
-          return tx.multi()
-        }),
-        (async () => redis.eval('return 1', 2, a, b))(),
-        (async () => redis.multi().set(a, 'x').set(b, 'x').exec())(),
+        () =>
+          redis.optimistic([a, b], (tx) => {
+            runs++
+            return tx.multi()
+          }),
+        () => redis.optimistic([a], (tx) => tx.multi().set(a, 'x').set(b, 'x')),
+        async () => redis.eval('return 1', 2, a, b),
+        async () => redis.call('EVAL', 'return 1', '2', a, b),
+        async () => redis.pipeline().eval('return 1', 2, a, b).exec(),
+        async () => redis.both(a, b),
+        async () => redis.multi().set(a, 'x').set(b, 'x').exec(),
       ]
       for (const attempt of attempts) {
-        const error = (await failureOf(attempt)) as Error
+        const error = (await failureOf(attempt())) as Error
         expect(error).toBeInstanceOf(InvalidOptionError)
         expect(error.message).toContain(a)
         expect(error.message).toContain(b)
@@ -120,5 +128,22 @@ describe('a cluster', async () => {
       expect(replies).toEqual(['OK'])
       expect(await redis.get(k)).toBe('null')
     })
+  })
+
+  it('of the application is shared, and never closed', async () => {
+    const given = new Cluster(cluster.nodes as { host: string; port: number }[], { keyPrefix: 'app:' })
+    const scopes = await redisApp({ client: given })
+    await scopes.run({ name: 'given' }, async ({ redis }) => {
+      for (const k of keys) {
+        await redis.set(k, 1)
+        expect(await redis.optimistic([k], async (tx) => tx.multi().incrby(k, Number(await tx.get(k))))).toEqual([2])
+        expect(await redis.exclusive({ key: k }, (connection) => connection.get(k))).toBe('2')
+      }
+      expect(await given.get(keys[0])).toBe('2')
+    })
+    await scopes.close()
+    expect(given.status).toBe('ready')
+    expect(await given.get(keys[0])).toBe('2')
+    given.disconnect()
   })
 })

@@ -215,4 +215,33 @@ describe('an exclusive connection', () => {
     expect(error).toMatchObject({ reason: 'lost', outcome: undefined })
     expect(await app.run({ name: 'next' }, ({ redis }) => redis.exclusive((it) => it.ping()))).toBe('PONG')
   })
+
+  it('says that its own scope holds what it waits for', async () => {
+    const app = await redisApp({ exclusive: { max: 1, acquireTimeoutMs: 30 } })
+    await app.run({ name: 'nests' }, async ({ redis }) => {
+      const error = await failureOf(redis.exclusive(() => redis.optimistic(['k'], (tx) => tx.abandon())))
+      expect(error).toBeInstanceOf(PoolExhaustedError)
+      expect(error).toMatchObject({ heldByScope: 1, reason: 'timeout' })
+    })
+  })
+
+  it('runs scripts, also those that were defined while it was open', async () => {
+    const app = await redisApp({ exclusive: { max: 1 }, scripts: { one: { numberOfKeys: 0, lua: 'return 1' } } })
+    await app.run({ name: 'scripted' }, async ({ redis }) => {
+      type Scripted = Record<'one' | 'two', () => Promise<number>>
+      expect(await redis.exclusive((connection) => (connection as unknown as Scripted).one())).toBe(1)
+      redis.defineCommand('two', { numberOfKeys: 0, lua: 'return 2' })
+      expect(await redis.exclusive((connection) => (connection as unknown as Scripted).two())).toBe(2)
+      const both = await redis.exclusive((connection) => {
+        const multi = connection.multi() as unknown as Record<'one' | 'two', () => typeof multi> & {
+          exec(): Promise<unknown>
+        }
+        return multi.one().two().exec()
+      })
+      expect(both).toEqual([
+        [null, 1],
+        [null, 2],
+      ])
+    })
+  })
 })

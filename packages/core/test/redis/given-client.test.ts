@@ -23,9 +23,7 @@ describe('a client of the application', () => {
       const scripted = redis as unknown as { bump(key: string, by: number): Promise<number> }
       expect(await scripted.bump('k', 4)).toBe(5)
       expect(await redis.exclusive((it) => it.get('k'))).toBe('5')
-      expect(
-        await redis.exclusive((it) => (it as unknown as typeof scripted).bump?.('k', 1) ?? it.call('GET', 'x')),
-      ).toBeDefined()
+      expect(await redis.exclusive((it) => (it as unknown as typeof scripted).bump('k', 1))).toBe(6)
       const replies = await redis.optimistic(['k'], async (tx) => tx.multi().set('k', `${await tx.get('k')}!`))
       expect(replies).toEqual(['OK'])
       expect(() => (redis as unknown as Redis).watch('k')).toThrow(SharedConnectionError)
@@ -57,5 +55,27 @@ describe('a client of the application', () => {
   it('takes no settings that it has itself', async () => {
     const given = client(await testRedis())
     expect(await failureOf(redisApp({ client: given, connection: { db: 1 } }))).toBeInstanceOf(InvalidOptionError)
+  })
+
+  it('is connected where it is not yet, and a start fails where it has ended', async () => {
+    const lazy = client(await testRedis(), { lazyConnect: true })
+    const app = await redisApp({ client: lazy })
+    expect(await app.run({ name: 'lazy' }, ({ redis }) => redis.ping())).toBe('PONG')
+    const ended = client(await testRedis())
+    await ended.quit()
+    await expect.poll(() => ended.status).toBe('end')
+    expect(await failureOf(redisApp({ client: ended }))).toBeInstanceOf(ConnectionLostError)
+  })
+
+  it('serves two runtimes, of which one closes', async () => {
+    const given = client(await testRedis())
+    const [one, other] = [await redisApp({ client: given }), await redisApp({ client: given })]
+    const k = key()
+    await one.run({ name: 'one' }, ({ redis }) => redis.set(k, 1))
+    await one.close()
+    await other.run({ name: 'other' }, async ({ redis }) => {
+      expect(await redis.get(k)).toBe('1')
+      expect(await redis.optimistic([k], async (tx) => tx.multi().incrby(k, Number(await tx.get(k))))).toEqual([2])
+    })
   })
 })

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
-import { ScopeEndedError, ScopeLeakError, SharedConnectionError } from '../../src/index.ts'
-import { failureOf, Gate, key, redisApp } from './fixture.ts'
+import { currentScope, ScopeEndedError, ScopeLeakError, SharedConnectionError } from '../../src/index.ts'
+import { failureOf, Gate, key, ownServer, redisApp } from './fixture.ts'
 
 // biome-ignore lint/suspicious/noExplicitAny: what the types do not have
 type Untyped = any
@@ -120,6 +120,97 @@ describe('the shared client', () => {
     await app.run({ name: 'executes' }, async ({ redis }) => {
       expect(await failureOf(pipeline.it.exec())).toBeInstanceOf(ScopeLeakError)
       expect(await redis.exists(k)).toBe(0)
+    })
+  })
+
+  it('does not execute a pipeline again in another scope, nor what was added to it after it was sent', async () => {
+    const app = await redisApp()
+    const k = key()
+    for (const kind of ['pipeline', 'multi'] as const) {
+      const used = await app.run({ name: 'uses' }, async ({ redis }) => {
+        const it = redis[kind]().incr(k)
+        const sent = it.exec()
+        expect(() => it.watch(k)).toThrow(SharedConnectionError)
+        expect(() => it.blpop(k, 0)).toThrow(SharedConnectionError)
+        await sent
+        expect(() => it.watch(k)).toThrow(SharedConnectionError)
+        return { it }
+      })
+      await app.run({ name: 'uses it again' }, async ({ redis }) => {
+        const before = await redis.get(k)
+        expect(await failureOf(used.it.exec())).toBeInstanceOf(ScopeLeakError)
+        expect(await redis.get(k)).toBe(before)
+        expect(await redis.client('INFO')).toMatch(/ flags=N db=0 sub=0 psub=0 .*multi=-1 /)
+      })
+    }
+  })
+
+  it('walks through keys and members with streams', async () => {
+    const app = await redisApp()
+    const k = key()
+    await app.run({ name: 'walks' }, async ({ redis, id }) => {
+      const names = Array.from({ length: 300 }, (_, index) => `${k}:${index}`)
+      await redis.mset(Object.fromEntries(names.map((name) => [name, 1])))
+      await redis.sadd(`${k}s`, names)
+      await redis.hset(`${k}h`, Object.fromEntries(names.map((name) => [name, 'x'])))
+      await redis.zadd(`${k}z`, ...names.flatMap((name, index) => [index, name]))
+      const all = async (stream: AsyncIterable<unknown[]>) => {
+        const found: unknown[] = []
+        for await (const page of stream) found.push(...page)
+        return new Set(found.map(String))
+      }
+      expect(await all(redis.scanStream({ match: `${k}:*`, count: 50 }))).toEqual(new Set(names))
+      expect(await all(redis.scanBufferStream({ match: `${k}:*` }))).toEqual(new Set(names))
+      expect(await all(redis.sscanStream(`${k}s`))).toEqual(new Set(names))
+      expect((await all(redis.hscanStream(`${k}h`))).size).toBe(301)
+      expect((await all(redis.zscanStream(`${k}z`, { match: `${k}:1` }))).size).toBe(2)
+      const ids = new Set<string>()
+      await new Promise((resolve) =>
+        redis
+          .scanStream({ match: `${k}:*`, count: 50 })
+          .on('data', () => ids.add(currentScope().id))
+          .on('end', resolve),
+      )
+      expect([...ids]).toEqual([id])
+    })
+  })
+
+  it('ends a stream with its scope', async () => {
+    const app = await redisApp()
+    const k = key()
+    const stream = await app.run({ name: 'ends' }, async ({ redis }) => {
+      await redis.set(k, 1)
+      return { it: redis.scanStream({ match: k }) }
+    })
+    const error = await failureOf(
+      (async () => {
+        for await (const _ of stream.it) throw new Error('it went on')
+      })(),
+    )
+    expect(error).toBeInstanceOf(ScopeEndedError)
+  })
+
+  it('runs scripts in pipelines and in MULTI, also after Redis has forgotten them', async () => {
+    const server = await ownServer()
+    const app = await redisApp({
+      url: server.url,
+      scripts: { add: { numberOfKeys: 1, lua: 'return redis.call("INCRBY", KEYS[1], ARGV[1])' } },
+    })
+    await app.run({ name: 'scripted' }, async ({ redis }) => {
+      type Scripted = { add(key: string, by: number): ReturnType<typeof redis.multi> }
+      const once = async () => {
+        expect(await redis.add('k', 1)).toEqual(expect.any(Number))
+        expect(await (redis.pipeline() as unknown as Scripted).add('k', 1).exec()).toEqual([[null, expect.any(Number)]])
+        expect(await (redis.multi() as unknown as Scripted).add('k', 1).get('k').exec()).toEqual([
+          [null, expect.any(Number)],
+          [null, expect.any(String)],
+        ])
+      }
+      await once()
+      await redis.script('FLUSH')
+      expect(await (redis.multi() as unknown as Scripted).add('k', 1).exec()).toEqual([[null, 4]])
+      await once()
+      expect(await redis.get('k')).toBe('7')
     })
   })
 })

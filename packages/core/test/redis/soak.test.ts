@@ -4,7 +4,7 @@ import { runInNewContext } from 'node:vm'
 import type { Redis } from 'ioredis'
 import { describe, expect, it, vi } from 'vitest'
 import { isReqscopeError } from '../../src/index.ts'
-import type { ExclusiveConnection } from '../../src/redis/index.ts'
+import type { ExclusiveConnection, OptimisticTransaction } from '../../src/redis/index.ts'
 import { crashes } from '../crashes.ts'
 import { Gate, key, outside, ownServer, redisApp } from './fixture.ts'
 
@@ -160,6 +160,34 @@ describe('a soak', () => {
           throw new RangeError('mine')
         },
       ]
+      const transactions: ((tx: OptimisticTransaction, id: number | undefined, abort: () => void) => unknown)[] = [
+        (tx) => tx.abandon(),
+        (tx) =>
+          tx
+            .multi()
+            .set(any(keys), 'x')
+            .incr(`${any(keys)}n`),
+        (tx) => tx.multi().incr('a').set('b', 'x'),
+        async (tx) => tx.multi().set('c', `${await tx.get(any(keys))}`.slice(0, 9)),
+        async (tx) => {
+          await watch.set(any(keys), 'x')
+          return tx.multi().set(any(keys), 'y')
+        },
+        (tx) => tx.multi().call('NOSUCHCOMMAND'),
+        (tx, id) => tx.multi().call('CLIENT', 'KILL', 'ID', String(id), 'SKIPME', 'no').set('d', 'x'),
+        (tx, _id, abort) => {
+          abort()
+          return tx.multi().set('d', 'x')
+        },
+        async (tx, id) => {
+          await watch.client('KILL', 'ID', String(id))
+          await tx.get('a').catch(() => {})
+          return tx.multi().set('a', 'x')
+        },
+        () => {
+          throw new RangeError('mine')
+        },
+      ]
       const found: string[] = []
       let checked = 0
       const borrow = async () => {
@@ -177,11 +205,20 @@ describe('a soak', () => {
           }),
         )
       }
-      let left = 400 * LONGER
+      const transact = async () => {
+        const controller = new AbortController()
+        await app.run({ name: 'transacts', signal: controller.signal }, ({ redis, id }) =>
+          redis.optimistic([any(keys), any(keys)], { attempts: 2, maxDelayMs: 2 }, (tx) => {
+            const backend = app.snapshot().leases.find(({ scope }) => scope.id === id)?.backend
+            return any(transactions)(tx, backend, () => controller.abort()) as ReturnType<typeof tx.abandon>
+          }),
+        )
+      }
+      let left = 600 * LONGER
       const errors: unknown[] = []
       await Promise.all(
         Array.from({ length: 6 }, async () => {
-          while (left-- > 0) await borrow().catch((error: unknown) => errors.push(error))
+          while (left-- > 0) await any([borrow, transact])().catch((error: unknown) => errors.push(error))
         }),
       )
       expect(found, `seed ${seed}`).toEqual([])
