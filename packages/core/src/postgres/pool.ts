@@ -5,20 +5,18 @@ import { SiteRecorder } from '../scope/acquisition-site.ts'
 import { outsideEveryScope } from '../scope/current.ts'
 import type { Ledger, LedgerEntry } from '../scope/ledger.ts'
 import type { Logger } from '../scope/logger.ts'
-import { WaitQueue } from '../scope/wait-queue.ts'
+import { type Waiting, WaitQueue } from '../scope/wait-queue.ts'
 import { Connection } from './connection.ts'
 import type { PostgresConfig } from './options.ts'
 import { KnownTexts } from './statement-text.ts'
 
 /** Who asks for a connection. */
-export interface Borrower {
+export interface Borrower extends Waiting {
   readonly scope: ScopeDescription
   /** Whether it has held one before: then it goes ahead of those who have not, so work that began finishes. */
   readonly heldBefore: boolean
   /** How many it holds. */
   readonly holds: number
-  /** How many it waits for; kept by the queue. */
-  waits: number
 }
 
 /** A lease as its pool sees it. */

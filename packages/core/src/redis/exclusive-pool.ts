@@ -1,10 +1,17 @@
-import { OverloadedError, PoolExhaustedError, type ReqscopeError } from '../errors.ts'
+import { OverloadedError, PoolExhaustedError, type ReqscopeError, type ScopeDescription } from '../errors.ts'
 import { publish } from '../events.ts'
 import { outsideEveryScope } from '../scope/current.ts'
+import { type Waiting, WaitQueue } from '../scope/wait-queue.ts'
 import type { ExclusiveClient } from './exclusive-client.ts'
 import type { ExclusiveLease } from './exclusive-lease.ts'
 import type { RedisConfig } from './options.ts'
-import { type Borrower, WaitingLine } from './waiting-line.ts'
+
+/** Who asks for a connection. */
+export interface Borrower extends Waiting {
+  readonly scope: ScopeDescription
+  /** How many it holds. */
+  readonly holds: number
+}
 
 const RETRY_OPENING_MS = 200
 /** After how long without use a connection is asked whether it still works, in milliseconds. */
@@ -19,7 +26,7 @@ export class ExclusivePool {
   readonly #open: () => Promise<ExclusiveClient>
   readonly #all = new Set<ExclusiveClient>()
   readonly #idle: ExclusiveClient[] = []
-  readonly #waiters: WaitingLine
+  readonly #waiters: WaitQueue<ExclusiveClient, Borrower>
   #opening = 0
   #validating = 0
   #lastFailure: unknown
@@ -32,7 +39,7 @@ export class ExclusivePool {
     this.resource = resource
     this.config = config
     this.#open = open
-    this.#waiters = new WaitingLine(config.exclusive.acquireTimeoutMs, (borrower, waitedMs) =>
+    this.#waiters = new WaitQueue(config.exclusive.acquireTimeoutMs, (borrower, waitedMs) =>
       this.#exhausted(borrower, 'timeout', waitedMs),
     )
   }
@@ -44,7 +51,7 @@ export class ExclusivePool {
       idle: this.#idle.length,
       leased: this.leases.size,
       opening: this.#opening,
-      waiting: this.#waiters.length,
+      waiting: this.#waiters.size,
     }
   }
 
@@ -78,7 +85,7 @@ export class ExclusivePool {
       client.drop('the application closed')
       return
     }
-    if (this.#waiters.grant(client)) return
+    if (this.#waiters.serve(client)) return
     client.idleSince = performance.now()
     this.#idle.push(client)
   }
@@ -110,10 +117,10 @@ export class ExclusivePool {
   #wait(borrower: Borrower): Promise<ExclusiveClient> {
     const { maxWaiting } = this.config.exclusive
     // For whom a connection is being opened there is no queue.
-    if (this.#waiters.length - this.#opening - this.#validating >= maxWaiting) {
+    if (this.#waiters.size - this.#opening - this.#validating >= maxWaiting) {
       throw this.#exhausted(borrower, 'queue-full', 0)
     }
-    return this.#waiters.join(borrower)
+    return this.#waiters.wait(borrower, false)
   }
 
   #exhausted(borrower: Borrower, reason: 'timeout' | 'queue-full', waitedMs: number): PoolExhaustedError {
@@ -121,7 +128,7 @@ export class ExclusivePool {
     return new PoolExhaustedError({
       resource: this.resource,
       max: this.config.exclusive.max,
-      waiting: this.#waiters.length,
+      waiting: this.#waiters.size,
       opening: this.#opening,
       heldByScope: borrower.holds,
       waitedMs,
@@ -173,7 +180,7 @@ export class ExclusivePool {
       this.#waiters.refuseAll(error)
       return
     }
-    if (this.#closed || this.#waiters.length === 0) return
+    if (this.#closed || this.#waiters.size === 0) return
     this.#reopening ??= outsideEveryScope(() =>
       setTimeout(() => {
         this.#reopening = undefined
@@ -199,7 +206,7 @@ export class ExclusivePool {
   #openForWaiters(): void {
     if (this.#closed || this.#reopening !== undefined) return
     const room = this.config.exclusive.max - this.#all.size - this.#opening
-    const unserved = this.#waiters.length - this.#opening - this.#validating
+    const unserved = this.#waiters.size - this.#opening - this.#validating
     for (let count = Math.min(room, unserved); count > 0; count--) this.#openOne()
   }
 

@@ -8,10 +8,9 @@ import type { Connections } from './connections.ts'
 import type { ExclusiveClient } from './exclusive-client.ts'
 import { ExclusiveConnection } from './exclusive-connection.ts'
 import { ExclusiveLease, type LeaseHolder } from './exclusive-lease.ts'
-import type { ExclusivePool } from './exclusive-pool.ts'
+import type { Borrower, ExclusivePool } from './exclusive-pool.ts'
 import type { Key } from './key-slot.ts'
 import type { ReplyTimeouts } from './reply-timeouts.ts'
-import type { Borrower } from './waiting-line.ts'
 
 export interface ExclusiveCallOptions {
   /** A key of the server that is meant; needed in a cluster, and only there. */
@@ -23,6 +22,7 @@ export class RedisSession implements Borrower, LeaseHolder {
   readonly scope: Scope
   readonly connections: Connections
   readonly takenAt: AcquisitionSite | undefined
+  waits = 0
   #leases: Set<ExclusiveLease> | undefined
   /** Where it waits for a connection, once for each. */
   #waitsAt: ExclusivePool[] | undefined
