@@ -7,12 +7,15 @@ import { PRODUCTS } from './candidates/products.ts'
 import { compile } from './compile.ts'
 import { crowd, type LockResult, lockRows, measureCrowd, measureLocks } from './locks.ts'
 import { type Effort, measureMemory, measureRow, type RowResult } from './measure.ts'
+import { type Results, resultsPage } from './results-page.ts'
 import { memory, rows } from './rows.ts'
+import { versions } from './versions.ts'
 
 const { values: flags, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     json: { type: 'string' },
+    write: { type: 'boolean', default: false },
     quick: { type: 'boolean', default: false },
     check: { type: 'boolean', default: false },
     rounds: { type: 'string' },
@@ -21,11 +24,12 @@ const { values: flags, positionals } = parseArgs({
 })
 
 if (flags.help) {
-  console.log(`npm run bench -- [--quick] [--check] [--json FILE] [--rounds N] [words of a row's name …]
+  console.log(`npm run bench -- [--quick] [--check] [--write] [--json FILE] [--rounds N] [words of a row's name …]
 
 Measures Reqscope against what a user would pick instead, candidates in turn, and prints medians and ratios.
   --quick   3 short rounds instead of 7
   --check   exits with 1 when a row misses its budget
+  --write   writes benchmarks/RESULTS.md; of a whole run only
   --json    writes the figures to FILE`)
   process.exit(0)
 }
@@ -34,6 +38,10 @@ const effort: Effort = {
   rounds: flags.rounds === undefined ? (flags.quick ? 3 : 7) : Number(flags.rounds),
   seconds: flags.quick ? 2 : 4,
   warmUpSeconds: flags.quick ? 2 : 4,
+}
+if (flags.write && positionals.length > 0) {
+  console.error('--write is of a whole run: leave the names of rows out.')
+  process.exit(1)
 }
 const wanted = (name: string) => positionals.length === 0 || positionals.some((word) => name.includes(word))
 
@@ -73,17 +81,17 @@ const machine = {
 console.log(
   `\n${effort.rounds} rounds of ${effort.seconds} s each; Node ${machine.node}, ${machine.cores} cores (${machine.cpu})`,
 )
-if (flags.json !== undefined) {
-  await writeFile(
-    flags.json,
-    `${JSON.stringify({ machine, effort, rows: results, memory: { ...memory, bytesPerScope }, locks: lockResults, crowd: { ...crowd, bytesPerWaiter } }, null, 2)}\n`,
-  )
-}
+const sizes = [
+  ...(bytesPerScope === undefined ? [] : [{ ...memory, bytes: bytesPerScope }]),
+  ...(bytesPerWaiter === undefined ? [] : [{ ...crowd, bytes: bytesPerWaiter }]),
+]
+const measured: Results = { machine, versions: versions(), effort, rows: results, locks: lockResults, sizes }
+if (flags.json !== undefined) await writeFile(flags.json, `${JSON.stringify(measured, null, 2)}\n`)
+if (flags.write) await writeFile(new URL('../RESULTS.md', import.meta.url), resultsPage(measured))
 const missed = [
   ...results.filter(({ holds }) => !holds).map(({ name }) => name),
   ...lockResults.filter(({ figures }) => figures.some(({ holds }) => !holds)).map(({ name }) => name),
-  ...(bytesPerWaiter !== undefined && bytesPerWaiter > crowd.atMost ? [crowd.name] : []),
-  ...(bytesPerScope !== undefined && bytesPerScope > memory.atMost ? [memory.name] : []),
+  ...sizes.filter(({ bytes, atMost }) => bytes > atMost).map(({ name }) => name),
 ]
 if (missed.length > 0) console.log(`under budget: ${missed.join('; ')}`)
 if (flags.check && missed.length > 0) process.exitCode = 1

@@ -60,6 +60,7 @@ export interface LockResult {
     readonly peers: Readonly<Record<string, number>>
     /** The median over the rounds of ours over the best peer's. */
     readonly ratio: number
+    readonly budget: string
     readonly holds: boolean
   }[]
 }
@@ -101,6 +102,7 @@ export async function measureLocks(row: LockRow, redisUrl: string, effort: Effor
       ours: over('reqscope'),
       peers: Object.fromEntries(PEERS.map((peer) => [peer, over(peer)])),
       ratio,
+      budget: atLeast !== undefined ? `≥ ${atLeast}` : atMost !== undefined ? `≤ ${atMost}` : '–',
       holds: (atLeast === undefined || ratio >= atLeast) && (atMost === undefined || ratio <= atMost),
     }
   })
