@@ -4,7 +4,7 @@ import { OptionReader } from '../options.ts'
 import { outsideEveryScope } from '../scope/current.ts'
 import type { JobRuntime, JobWorkers, WorkOptions } from '../scope/job.ts'
 import type { JobDefinition } from './define-job.ts'
-import { JobRun, jobsByName, NotBegun } from './job-run.ts'
+import { JobRun, type JobRunHost, jobsByName, NotBegun } from './job-run.ts'
 import type { JobsConfig } from './options.ts'
 import { checkedPayload } from './payload.ts'
 import type { Transport } from './transports/transport.ts'
@@ -20,6 +20,7 @@ export class BullmqWorkers implements JobWorkers {
   readonly #transport: Transport
   readonly #config: JobsConfig
   readonly #running = new Map<string, JobRun>()
+  readonly #host: JobRunHost
   #closing: Promise<void> | undefined
   /** Whether jobs have been told to come to an end: what fails after that is no fault of theirs. */
   #isForced = false
@@ -34,6 +35,11 @@ export class BullmqWorkers implements JobWorkers {
     this.#runtime = runtime
     this.#transport = transport
     this.#config = config
+    this.#host = {
+      runtime,
+      abandonAfterMs: config.abandonAfterMs,
+      beforeRun: (scope, job) => transport.beforeRun(scope, job),
+    }
     const read = new OptionReader('work', options).onlyKnown(['concurrency'])
     const concurrency = read.integer('concurrency', 10, { min: 1 })
     jobsByName(jobs)
@@ -55,9 +61,8 @@ export class BullmqWorkers implements JobWorkers {
   #start(queue: string, jobs: readonly JobDefinition<never, never>[], concurrency: number): Worker {
     const known = jobsByName(jobs)
     const { telemetry, lockDurationMs, stalledIntervalMs, maxStalledCount } = this.#config
-    // Three parameters: BullMQ gives a signal only to a processor that names it.
-    const processor = (job: Job, token: string | undefined, signal: AbortSignal | undefined) =>
-      this.#process(queue, known, job, token, signal)
+    // Two parameters: for a processor with three BullMQ makes a signal for each job, which every scope has already.
+    const processor = (job: Job, token: string | undefined) => this.#process(queue, known, job, token)
     const worker = this.#transport.worker(queue, processor, {
       concurrency,
       maxStalledCount,
@@ -65,6 +70,10 @@ export class BullmqWorkers implements JobWorkers {
       stalledInterval: stalledIntervalMs,
       ...(telemetry !== undefined && { telemetry }),
     })
+    worker.cancelJob = (id, reason) => this.#cancelRun(keyOf(queue, id), reason)
+    worker.cancelAllJobs = (reason) => {
+      for (const key of this.#running.keys()) if (key.startsWith(`${queue}:`)) this.#cancelRun(key, reason)
+    }
     worker.on('lockRenewalFailed', (ids: string[]) => {
       for (const id of ids) this.#running.get(keyOf(queue, id))?.cancel('job-lock-lost')
     })
@@ -82,7 +91,6 @@ export class BullmqWorkers implements JobWorkers {
     known: ReadonlyMap<string, JobDefinition<never, never>>,
     job: Job,
     token: string | undefined,
-    signal: AbortSignal | undefined,
   ): Promise<unknown> {
     if (this.#closing !== undefined) return handBack(job, token)
     const definition = known.get(job.name)
@@ -97,9 +105,8 @@ export class BullmqWorkers implements JobWorkers {
     try {
       run = new JobRun(this.#host, definition, job)
       this.#running.set(key, run)
-      const current = run
-      signal?.addEventListener('abort', () => current.cancel('signal', signal.reason), { once: true })
-      return this.#storable(job, await run.run())
+      const result = await run.run()
+      return result === undefined ? undefined : this.#storable(job, result)
     } catch (error) {
       if (this.#isForced || error instanceof OverloadedError) return await handBack(job, token)
       if (error instanceof NotBegun) return await postpone(job, token, error, this.#runtime)
@@ -107,22 +114,12 @@ export class BullmqWorkers implements JobWorkers {
       throw error instanceof Error ? error : new Error(String(error))
     } finally {
       if (run !== undefined && this.#running.get(key) === run) this.#running.delete(key)
-    }
-  }
-
-  get #host() {
-    const { abandonAfterMs } = this.#config
-    const transport = this.#transport
-    return {
-      runtime: this.#runtime,
-      abandonAfterMs,
-      beforeRun: (scope: Parameters<Transport['beforeRun']>[0], job: Job) => transport.beforeRun(scope, job),
+      this.#transport.beforeSettling() // what BullMQ says of it now goes out with what it says of others
     }
   }
 
   /** BullMQ would store what JSON makes of a result; of a client that would be its password. */
   #storable(job: Job, result: unknown): unknown {
-    if (result === undefined) return undefined
     try {
       return checkedPayload(job.name, result, { maxBytes: this.#config.maxPayloadBytes, asJsonb: true })
     } catch (error) {
@@ -151,12 +148,14 @@ export class BullmqWorkers implements JobWorkers {
    */
   cancel(jobId: string, reason?: string): boolean {
     let found = false
-    for (const [key, run] of this.#running) {
-      if (key.slice(key.indexOf(':') + 1) !== jobId) continue // a queue's name has no colon
-      run.cancel('signal', reason)
-      found = true
-    }
+    for (const queue of this.byQueue.keys()) found = this.#cancelRun(keyOf(queue, jobId), reason) || found
     return found
+  }
+
+  #cancelRun(key: string, reason: string | undefined): boolean {
+    const run = this.#running.get(key)
+    run?.cancel('signal', reason)
+    return run !== undefined
   }
 
   close(options: { readonly timeoutMs?: number } = {}): Promise<void> {

@@ -2,6 +2,7 @@ import { EventEmitter } from 'node:events'
 import {
   createPostgresBackend,
   FlowProducer,
+  type Job,
   type PgPool,
   type PgPoolClient,
   type Processor,
@@ -132,6 +133,10 @@ export class PostgresTransport implements Transport {
     return queue
   }
 
+  add({ queue, name, data, opts }: JobEntry): Promise<Job> {
+    return this.queue(queue).add(name, data, opts)
+  }
+
   async addInTransaction(_scope: Scope, entries: readonly JobEntry[]): Promise<string[]> {
     const [first] = entries
     const access = this.#access
@@ -165,6 +170,8 @@ export class PostgresTransport implements Transport {
   beforeRun(): undefined {
     return undefined
   }
+
+  beforeSettling(): void {}
 
   queueEvents(name: string): QueueEvents {
     const connection = this.#openPool(2)

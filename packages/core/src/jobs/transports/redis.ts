@@ -12,6 +12,7 @@ import { Outbox, type OutboxRow } from '../outbox.ts'
 import type { PayloadLimits } from '../payload.ts'
 import { Relay } from '../relay.ts'
 import { Sweeper } from '../sweeper.ts'
+import { OneWrite } from './one-write.ts'
 import { forgetUnlessReady, type JobEntry, type Transport } from './transport.ts'
 
 const START_TIMEOUT_MS = 10_000
@@ -30,7 +31,9 @@ export class RedisTransport implements Transport {
   readonly #queues = new Map<string, Queue>()
   readonly #others: { close(): Promise<void> }[] = []
   #producer: Redis | undefined
+  #producing: OneWrite | undefined
   #consumer: Redis | undefined
+  #consuming: OneWrite | undefined
   #flows: FlowProducer | undefined
 
   constructor(runtime: JobRuntime, access: PostgresAccess | undefined, jobs: JobsConfig, config: RedisTransportConfig) {
@@ -50,6 +53,8 @@ export class RedisTransport implements Transport {
     // Whoever enqueues is told soon when Redis is away; a worker waits for it for as long as it takes.
     this.#producer = this.#connect({ maxRetriesPerRequest: 1, commandTimeout: commandTimeoutMs })
     this.#consumer = this.#connect({ maxRetriesPerRequest: null })
+    this.#producing = new OneWrite(this.#producer)
+    this.#consuming = new OneWrite(this.#consumer)
     try {
       await Promise.all([this.#producer, this.#consumer].map((client) => ready(client)))
     } catch (cause) {
@@ -118,6 +123,12 @@ export class RedisTransport implements Transport {
     }
   }
 
+  add({ queue, name, data, opts }: JobEntry): Promise<Job> {
+    const target = this.queue(queue)
+    this.#producing?.gather()
+    return target.add(name, data, opts)
+  }
+
   async addInTransaction(scope: Scope, entries: readonly JobEntry[]): Promise<string[]> {
     const telemetry = this.#traceOfCaller()
     const traced =
@@ -161,6 +172,10 @@ export class RedisTransport implements Transport {
       'a job came through an outbox, and this runtime has no Postgres resource to see that it runs once',
     )
     return undefined
+  }
+
+  beforeSettling(): void {
+    this.#consuming?.gather()
   }
 
   queueEvents(queue: string): QueueEvents {
