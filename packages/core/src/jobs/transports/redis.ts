@@ -7,7 +7,7 @@ import type { JobRuntime } from '../../scope/job.ts'
 import type { ResourceHealth } from '../../scope/resource.ts'
 import type { Scope } from '../../scope/scope.ts'
 import { backgroundTask } from '../background-task.ts'
-import type { JobsConfig, RedisTransportConfig } from '../options.ts'
+import type { JobsConfig, RedisSource, RedisTransportConfig } from '../options.ts'
 import { Outbox, type OutboxRow } from '../outbox.ts'
 import type { PayloadLimits } from '../payload.ts'
 import { Relay } from '../relay.ts'
@@ -36,12 +36,18 @@ export class RedisTransport implements Transport {
   #consuming: OneWrite | undefined
   #flows: FlowProducer | undefined
 
-  constructor(runtime: JobRuntime, access: PostgresAccess | undefined, jobs: JobsConfig, config: RedisTransportConfig) {
+  constructor(
+    runtime: JobRuntime,
+    access: PostgresAccess | undefined,
+    jobs: JobsConfig,
+    config: RedisTransportConfig,
+    source: RedisSource,
+  ) {
     this.#runtime = runtime
     this.#jobs = jobs
     this.limits = { maxBytes: jobs.maxPayloadBytes, asJsonb: false }
     this.#config = config
-    this.#redis = optionsOf(config)
+    this.#redis = optionsOf(source)
     if (access === undefined) return
     this.#outbox = new Outbox(access, config.outbox)
     this.#relay = new Relay(runtime, this.#outbox, access.name, (queue, rows) => this.#add(queue, rows))
@@ -227,8 +233,12 @@ export class RedisTransport implements Transport {
 }
 
 /** A URL means here what it means to ioredis. */
-function optionsOf({ url, connection }: RedisTransportConfig): RedisOptions {
-  if (url === undefined) return { ...connection }
+function optionsOf({ url, connection }: RedisSource): RedisOptions {
+  // What another client wants of its connection besides its place is that client's: BullMQ has a prefix of its own.
+  if (url === undefined) {
+    const { keyPrefix: _prefix, scripts: _scripts, connectionName: _name, ...place } = connection ?? {}
+    return { ...place, enableAutoPipelining: false }
+  }
   const client = new Redis(url, { lazyConnect: true })
   client.disconnect()
   return client.options
