@@ -1,4 +1,4 @@
-import { DelayedError, type Job, UnrecoverableError, WaitingError, type Worker } from 'bullmq'
+import { DelayedError, type Job, type RateLimiterOptions, UnrecoverableError, WaitingError, type Worker } from 'bullmq'
 import { InvalidOptionError, OverloadedError } from '../errors.ts'
 import { OptionReader } from '../options.ts'
 import { outsideEveryScope } from '../scope/current.ts'
@@ -44,13 +44,14 @@ export class BullmqWorkers implements JobWorkers {
     const concurrency = read.integer('concurrency', 10, { min: 1 })
     jobsByName(jobs)
     const queues = groupByQueue(jobs)
-    const concurrencies = new Map([...queues].map(([queue, ofQueue]) => [queue, concurrencyOf(queue, ofQueue)]))
-    this.byQueue = new Map(
-      [...queues].map(([queue, ofQueue]) => [
-        queue,
-        this.#start(queue, ofQueue, concurrencies.get(queue) ?? concurrency),
-      ]),
-    )
+    // All are checked before the first is started.
+    const settings = [...queues].map(([queue, ofQueue]) => ({
+      queue,
+      jobs: ofQueue,
+      concurrency: concurrencyOf(queue, ofQueue) ?? concurrency,
+      limiter: limiterOf(queue, ofQueue),
+    }))
+    this.byQueue = new Map(settings.map((each) => [each.queue, this.#start(each)]))
   }
 
   /** Resolves when all of them are connected. */
@@ -58,7 +59,7 @@ export class BullmqWorkers implements JobWorkers {
     await Promise.all([...this.byQueue.values()].map((worker) => worker.waitUntilReady()))
   }
 
-  #start(queue: string, jobs: readonly JobDefinition<never, never>[], concurrency: number): Worker {
+  #start({ queue, jobs, concurrency, limiter }: QueueSettings): Worker {
     const known = jobsByName(jobs)
     const { telemetry, lockDurationMs, stalledIntervalMs, maxStalledCount } = this.#config
     // Two parameters: for a processor with three BullMQ makes a signal for each job, which every scope has already.
@@ -68,6 +69,7 @@ export class BullmqWorkers implements JobWorkers {
       maxStalledCount,
       lockDuration: lockDurationMs,
       stalledInterval: stalledIntervalMs,
+      ...(limiter !== undefined && { limiter }),
       ...(telemetry !== undefined && { telemetry }),
     })
     worker.cancelJob = (id, reason) => this.#cancelRun(keyOf(queue, id), reason)
@@ -185,6 +187,13 @@ export class BullmqWorkers implements JobWorkers {
   }
 }
 
+interface QueueSettings {
+  readonly queue: string
+  readonly jobs: readonly JobDefinition<never, never>[]
+  readonly concurrency: number
+  readonly limiter: RateLimiterOptions | undefined
+}
+
 /** What BullMQ has a job throw that has moved itself. */
 function isNoFailure(error: unknown): boolean {
   const { name, message } = (error ?? {}) as Partial<Error>
@@ -212,6 +221,20 @@ function concurrencyOf(queue: string, jobs: readonly JobDefinition<never, never>
     others[0],
     `the same for all jobs of queue ${queue}, which is ${first} elsewhere; or give the job a queue of its own`,
   )
+}
+
+/** @throws InvalidOptionError where some jobs of a queue have another one: it would hold for them as well. */
+function limiterOf(queue: string, jobs: readonly JobDefinition<never, never>[]): RateLimiterOptions | undefined {
+  const [first, ...others] = jobs.map(({ rateLimit }) => rateLimit)
+  const isDifferent = others.some((each) => each?.limit !== first?.limit || each?.windowMs !== first?.windowMs)
+  if (isDifferent) {
+    throw new InvalidOptionError(
+      'defineJob.rateLimit',
+      first,
+      `the same for all jobs of queue ${queue}; or give the job a queue of its own`,
+    )
+  }
+  return first && { max: first.limit, duration: first.windowMs }
 }
 
 /** Puts a job that was not to run back at once; no attempt is counted. */

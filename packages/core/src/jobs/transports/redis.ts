@@ -215,7 +215,7 @@ export class RedisTransport implements Transport {
     return {
       status: error === undefined ? 'up' : 'degraded',
       transport: 'redis',
-      ...(size.value !== undefined && { outbox: size.value }),
+      ...(size.value !== undefined && { outbox: size.value, outboxLagMs: size.value.oldestMs }),
       ...(error !== undefined && { error }),
     }
   }
