@@ -39,14 +39,35 @@ app.get('/run', () =>
     return {}
   }),
 )
-for (const [path, scopes] of [['/outbox', onRedis] as const, ['/in-transaction', onPostgres] as const]) {
-  app.get(path, () =>
-    scopes.run({ name: path }, (scope) =>
-      scope.transaction(async () => {
-        await scope.enqueue(note, { orderId: 'order', items: [1, 2] })
-        return {}
-      }),
-    ),
-  )
+const order = { orderId: 'order', items: [1, 2] }
+app.get('/in-transaction', () =>
+  onPostgres.run({ name: 'in-transaction' }, async (scope) => {
+    await scope.transaction(() => scope.enqueue(note, order))
+    return {}
+  }),
+)
+
+// Answers when the job is in its queue, which on Postgres it is with the commit: until then the work is not done.
+const queue = onRedis.jobs.queueOf(note)
+const addBulk = queue.addBulk.bind(queue)
+const expected = new Map<string | undefined, () => void>()
+queue.addBulk = async (jobs) => {
+  const added = await addBulk(jobs)
+  for (const { id } of added) {
+    expected.get(id)?.()
+    expected.delete(id)
+  }
+  return added
 }
+app.get('/outbox', () =>
+  onRedis.run({ name: 'outbox' }, async (scope) => {
+    let relayed: Promise<void> | undefined
+    await scope.transaction(async () => {
+      const id = await scope.enqueue(note, order)
+      relayed = new Promise((resolve) => expected.set(id, resolve))
+    })
+    await relayed
+    return {}
+  }),
+)
 await serve(app)

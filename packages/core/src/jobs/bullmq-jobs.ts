@@ -85,13 +85,13 @@ export class BullmqJobs implements JobSystem<BullmqWorkers> {
   async enqueue(scope: Scope, job: Enqueueable, data: unknown, options?: EnqueueOptions): Promise<string> {
     const { name, queue, opts } = checkedJob(job, options)
     const transport = this.#opened
-    const checked = checkedPayload(name, data, transport.limits)
+    const entry: JobEntry = { queue, name, data: checkedPayload(name, data, transport.limits), opts }
     if (this.#isInTransaction(scope)) {
-      const [id] = await transport.addInTransaction(scope, [{ queue, name, data: checked, opts }])
+      const [id] = await transport.addInTransaction(scope, [entry])
       return id as string
     }
     try {
-      const { id } = await transport.queue(queue).add(name, checked, opts)
+      const { id } = await transport.add(entry)
       return id as string
     } catch (error) {
       throw reportedLoss(error)

@@ -35,6 +35,11 @@ export interface JobSettings {
   readonly timeoutMs?: number
   /** How many jobs of its queue run at once in one process. Jobs that share a queue must agree. Default: the worker's. */
   readonly concurrency?: number
+  /**
+   * How many jobs of its queue are begun in `windowMs` milliseconds, by all processes together: BullMQ's own limiter, which
+   * leaves the others in the queue. All jobs of a queue must have the same. Default: as many as can be.
+   */
+  readonly rateLimit?: { readonly limit: number; readonly windowMs: number }
   /** 1 is the highest and 2,097,151 the lowest; without one it runs before all that have one. */
   readonly priority?: number
   /** For every enqueue that brings none of its own. */
@@ -74,6 +79,7 @@ const KNOWN = [
   'backoff',
   'timeoutMs',
   'concurrency',
+  'rateLimit',
   'priority',
   'deduplication',
   'transaction',
@@ -118,6 +124,7 @@ function checkedJob(definition: WithSchema<AnySchema>, hasSchema: boolean): JobD
   read.integer('attempts', 1, { min: 1 })
   read.milliseconds('timeoutMs', 0, { min: 1 })
   read.integer('concurrency', 1, { min: 1 })
+  checkRateLimit(definition.rateLimit)
   read.integer('priority', 0, { min: 1, max: 2_097_151 })
   read.boolean('transaction', false)
   const { backoff } = definition
@@ -126,6 +133,16 @@ function checkedJob(definition: WithSchema<AnySchema>, hasSchema: boolean): JobD
   checkDeduplication('defineJob', definition.deduplication)
   const { data: schema, ...settings } = definition
   return Object.freeze({ ...settings, queue, schema }) as JobDefinition<never, never>
+}
+
+function checkRateLimit(rateLimit: JobSettings['rateLimit']): void {
+  if (rateLimit === undefined) return
+  const read = new OptionReader('defineJob.rateLimit', rateLimit).onlyKnown(['limit', 'windowMs'])
+  for (const name of ['limit', 'windowMs'] as const) {
+    if (rateLimit[name] === undefined) throw new InvalidOptionError(`defineJob.rateLimit.${name}`, undefined, 'given')
+  }
+  read.integer('limit', 1, { min: 1 })
+  read.milliseconds('windowMs', 1, { min: 1 })
 }
 
 /** @throws InvalidOptionError naming the option that is wrong. */

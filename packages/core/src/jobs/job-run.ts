@@ -6,7 +6,7 @@ import type { JobRuntime } from '../scope/job.ts'
 import type { RegisteredScope } from '../scope/register.ts'
 import type { Scope } from '../scope/scope.ts'
 import type { JobDefinition } from './define-job.ts'
-import { issuesIn } from './standard-schema.ts'
+import { type AnySchema, issuesIn } from './standard-schema.ts'
 
 export interface JobRunHost {
   readonly runtime: JobRuntime
@@ -40,62 +40,66 @@ export class JobRun {
       name,
       timeoutMs,
       logBindings: { job: name, jobId: job.id, attempt },
+      // Also when the deadline passes: then nobody but the scope's own timer cancels it.
+      onCancel: () => this.#startGrace(),
     })
   }
 
   /** @throws what the job threw, the reason it was cancelled for, or NotBegun. */
   async run(): Promise<unknown> {
     const scope = this.#scope
-    const abandoned = new Promise<never>((_resolve, reject) => {
-      this.#abandon = reject
-    })
-    scope.signal.addEventListener('abort', this.#startGrace, { once: true })
-    const work = runInContext(scope, () => this.#work())
     try {
-      const result = await Promise.race([work, abandoned])
+      // It settles with the work, or earlier when that is abandoned; what the work throws after that nobody hears.
+      const result = await new Promise((resolve, reject) => {
+        this.#abandon = reject
+        runInContext(scope, () => this.#work()).then(resolve, reject)
+      })
       // What was cancelled is not complete, even if the job swallowed what its handles told it.
       if (scope.cancelReason !== undefined) throw scope.cancelReason
-      await scope.end(COMPLETED)
+      const ending = scope.end(COMPLETED)
+      if (ending !== undefined) await ending
       return result
     } catch (error) {
-      work.catch(() => {}) // an abandoned one may still fail
       await scope.end({ tag: scope.cancelReason === undefined ? 'failed' : 'aborted', error })
       throw error
     } finally {
       clearTimeout(this.#graceTimer)
-      scope.signal.removeEventListener('abort', this.#startGrace)
     }
   }
 
   async #work(): Promise<unknown> {
     const scope = this.#scope
     const definition = this.#definition
-    try {
-      await this.#host.beforeRun(scope, this.#job)
-    } catch (cause) {
-      throw new NotBegun('the outbox could not be reached', { cause })
+    const job = this.#job
+    const preparing = this.#host.beforeRun(scope, job)
+    if (preparing !== undefined) {
+      await preparing.catch((cause: unknown) => {
+        throw new NotBegun('the outbox could not be reached', { cause })
+      })
     }
-    const data = await this.#read()
+    const { schema } = definition
     const context = {
-      data,
+      data: schema === undefined ? job.data : await this.#read(schema),
       scope: scope as RegisteredScope,
-      signal: scope.signal,
-      id: String(this.#job.id),
-      attempt: this.#job.attemptsMade + 1,
-      job: this.#job,
+      // Made for those who ask for it: most jobs do not, and it is dear.
+      get signal() {
+        return scope.signal
+      },
+      id: String(job.id),
+      attempt: job.attemptsMade + 1,
+      job,
     }
     const run = definition.run as (given: typeof context) => unknown
     return definition.transaction === true ? scope.transaction(async () => run(context)) : run(context)
   }
 
   /** @throws UnrecoverableError for what the schema refuses: trying again would not change it. */
-  async #read(): Promise<unknown> {
-    const { data } = this.#job
-    const { schema, name } = this.#definition
-    if (schema === undefined) return data
-    const read = await schema['~standard'].validate(data)
+  async #read(schema: AnySchema): Promise<unknown> {
+    const read = await schema['~standard'].validate(this.#job.data)
     if (read.issues === undefined) return read.value
-    throw new UnrecoverableError(`The stored data of job ${name} is not what it needs. ${issuesIn(read.issues)}`)
+    throw new UnrecoverableError(
+      `The stored data of job ${this.#definition.name} is not what it needs. ${issuesIn(read.issues)}`,
+    )
   }
 
   /** Fires the signal, and leaves the work alone. */
@@ -106,7 +110,6 @@ export class JobRun {
   /** Cancels what runs and makes its handles reject; what goes on all the same is abandoned after the grace. */
   cancel(reason: 'signal' | 'job-lock-lost' | 'shutdown', cause?: unknown): void {
     this.#scope.cancel(new ScopeAbortedError({ scope: this.#scope.describe(), reason, cause }))
-    this.#startGrace()
   }
 
   /** Cancels it and waits no longer. */
@@ -115,10 +118,8 @@ export class JobRun {
     this.#giveUp()
   }
 
-  // Also called when the deadline passes: then nobody but the scope's own timer cancels it.
-  readonly #startGrace = (): void => {
-    if (this.#scope.cancelReason === undefined || this.#graceTimer !== undefined) return
-    this.#graceTimer = outsideEveryScope(() => setTimeout(() => this.#giveUp(), this.#host.abandonAfterMs))
+  #startGrace(): void {
+    this.#graceTimer ??= outsideEveryScope(() => setTimeout(() => this.#giveUp(), this.#host.abandonAfterMs))
   }
 
   #giveUp(): void {

@@ -42,7 +42,7 @@ export interface OutboxOptions {
 /** BullMQ on Redis: jobs that are enqueued in a transaction go through an outbox table. */
 export interface RedisTransportOptions extends CommonOptions {
   readonly transport?: 'redis'
-  /** `redis://user:password@host:6379/0`. */
+  /** `redis://user:password@host:6379/0`. Default: where the runtime's only Redis resource is. */
   readonly url?: string
   /** ioredis's options, or a client whose options are copied; it is neither used nor closed. */
   readonly connection?: RedisOptions | Redis
@@ -148,9 +148,15 @@ export function checkOutboxOptions(options: OutboxOptions = {}): OutboxConfig {
   }
 }
 
+/** Where Redis is: exactly one of both. */
+export interface RedisSource {
+  readonly url?: string | undefined
+  readonly connection?: RedisOptions | undefined
+}
+
 export interface RedisTransportConfig {
-  readonly url: string | undefined
-  readonly connection: RedisOptions | undefined
+  /** Undefined: where the runtime's own Redis is. */
+  readonly source: RedisSource | undefined
   readonly prefix: string
   readonly commandTimeoutMs: number
   readonly outbox: OutboxConfig
@@ -160,8 +166,8 @@ export interface RedisTransportConfig {
 export function checkRedisTransport(options: RedisTransportOptions): RedisTransportConfig {
   const read = new OptionReader('bullmq', options)
   const url = read.string('url', undefined)
-  if ((url === undefined) === (options.connection === undefined)) {
-    throw new InvalidOptionError('bullmq.url', UNSHOWN, 'given on the redis transport, or connection in its stead')
+  if (url !== undefined && options.connection !== undefined) {
+    throw new InvalidOptionError('bullmq.url', UNSHOWN, 'left out where connection is given')
   }
   if (url !== undefined && !/^rediss?:\/\//.test(url)) {
     throw new InvalidOptionError('bullmq.url', UNSHOWN, 'a URL like redis://user:password@host:6379/0')
@@ -171,8 +177,7 @@ export function checkRedisTransport(options: RedisTransportOptions): RedisTransp
     throw new InvalidOptionError('bullmq.connection.keyPrefix', connection.keyPrefix, 'left out: BullMQ has prefix')
   }
   return {
-    url,
-    connection,
+    source: url === undefined && connection === undefined ? undefined : { url, connection },
     prefix: read.string('prefix', 'bull'),
     commandTimeoutMs: read.milliseconds('commandTimeoutMs', 5_000, { min: 1 }),
     outbox: checkOutboxOptions(options.outbox),

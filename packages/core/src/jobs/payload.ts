@@ -7,8 +7,11 @@ const MAX_DEPTH = 200
 const LONE_SURROGATE = /\p{Surrogate}/u
 /** The longest there are have 24 characters. */
 const MAX_BYTES_PER_NUMBER = 25
+const MAX_BYTES_PER_INTEGER = 12
 /** What one UTF-16 unit can come to at most in JSON: `\u0000`. */
 const MAX_BYTES_PER_UNIT = 6
+/** Of these, JSON has one byte for each. */
+const PLAIN = /^[ !#-[\]-~]*$/
 
 export interface PayloadLimits {
   readonly maxBytes: number
@@ -38,7 +41,11 @@ class PayloadCheck {
   readonly #within: object[] = []
   /** What the JSON comes to at least. */
   #units = 0
-  #numbers = 0
+  #numberBytes = 0
+  /** How many of the units may come to more than a byte. */
+  #odd = 0
+  #values = 0
+  #plainKeys: Set<string> | undefined
 
   constructor(job: string, limits: PayloadLimits) {
     this.#job = job
@@ -46,10 +53,13 @@ class PayloadCheck {
   }
 
   copy(value: unknown, depth: number): unknown {
+    this.#values++
     switch (typeof value) {
       case 'string':
         this.#units += value.length + 2
         if (this.#units > this.#limits.maxBytes) this.#tooLarge(depth)
+        if (PLAIN.test(value)) return value
+        this.#odd += value.length
         if (this.#limits.asJsonb && (value.includes('\0') || LONE_SURROGATE.test(value))) {
           throw this.#refused(depth, 'a string with U+0000 or half a surrogate pair, which Postgres does not store')
         }
@@ -57,7 +67,7 @@ class PayloadCheck {
       case 'number':
         if (!Number.isFinite(value)) throw this.#refused(depth, `${value}, which JSON turns into null`)
         this.#units++
-        this.#numbers++
+        this.#numberBytes += (value | 0) === value ? MAX_BYTES_PER_INTEGER : MAX_BYTES_PER_NUMBER
         return value
       case 'boolean':
         this.#units += 4
@@ -91,10 +101,21 @@ class PayloadCheck {
       const item = this.#read(value, key, depth)
       if (item === undefined) continue
       this.#units += key.length + 3
+      // In what is small it makes no difference.
+      if (this.#units * 16 < this.#limits.maxBytes || !this.#isPlain(key)) this.#odd += key.length
       copy[key] = this.copy(item, depth + 1)
     }
     if (typeof copy.toJSON === 'function' || 'toJSON' in value) this.#refuseToJson(value, depth)
     return copy
+  }
+
+  /** Objects of one kind have the same keys, so few are ever looked at. */
+  #isPlain(key: string): boolean {
+    this.#plainKeys ??= new Set()
+    if (this.#plainKeys.has(key)) return true
+    if (!PLAIN.test(key)) return false
+    this.#plainKeys.add(key)
+    return true
   }
 
   #copyList(value: unknown[], depth: number): unknown[] {
@@ -127,7 +148,10 @@ class PayloadCheck {
 
   /** Measured exactly only where the estimates leave it open. */
   weigh(copy: unknown): void {
-    if (this.#units * MAX_BYTES_PER_UNIT + this.#numbers * MAX_BYTES_PER_NUMBER <= this.#limits.maxBytes) return
+    // A value has a comma behind it, and `false` a letter more than `true`.
+    const punctuation = this.#values * 2
+    const atMost = this.#units + punctuation + this.#odd * (MAX_BYTES_PER_UNIT - 1) + this.#numberBytes
+    if (atMost <= this.#limits.maxBytes) return
     const bytes = Buffer.byteLength(JSON.stringify(copy))
     if (bytes > this.#limits.maxBytes) this.#tooLarge(0, bytes)
   }

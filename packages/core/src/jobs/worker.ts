@@ -1,10 +1,10 @@
-import { DelayedError, type Job, UnrecoverableError, WaitingError, type Worker } from 'bullmq'
+import { DelayedError, type Job, type RateLimiterOptions, UnrecoverableError, WaitingError, type Worker } from 'bullmq'
 import { InvalidOptionError, OverloadedError } from '../errors.ts'
 import { OptionReader } from '../options.ts'
 import { outsideEveryScope } from '../scope/current.ts'
 import type { JobRuntime, JobWorkers, WorkOptions } from '../scope/job.ts'
 import type { JobDefinition } from './define-job.ts'
-import { JobRun, jobsByName, NotBegun } from './job-run.ts'
+import { JobRun, type JobRunHost, jobsByName, NotBegun } from './job-run.ts'
 import type { JobsConfig } from './options.ts'
 import { checkedPayload } from './payload.ts'
 import type { Transport } from './transports/transport.ts'
@@ -20,6 +20,7 @@ export class BullmqWorkers implements JobWorkers {
   readonly #transport: Transport
   readonly #config: JobsConfig
   readonly #running = new Map<string, JobRun>()
+  readonly #host: JobRunHost
   #closing: Promise<void> | undefined
   /** Whether jobs have been told to come to an end: what fails after that is no fault of theirs. */
   #isForced = false
@@ -34,17 +35,23 @@ export class BullmqWorkers implements JobWorkers {
     this.#runtime = runtime
     this.#transport = transport
     this.#config = config
+    this.#host = {
+      runtime,
+      abandonAfterMs: config.abandonAfterMs,
+      beforeRun: (scope, job) => transport.beforeRun(scope, job),
+    }
     const read = new OptionReader('work', options).onlyKnown(['concurrency'])
     const concurrency = read.integer('concurrency', 10, { min: 1 })
     jobsByName(jobs)
     const queues = groupByQueue(jobs)
-    const concurrencies = new Map([...queues].map(([queue, ofQueue]) => [queue, concurrencyOf(queue, ofQueue)]))
-    this.byQueue = new Map(
-      [...queues].map(([queue, ofQueue]) => [
-        queue,
-        this.#start(queue, ofQueue, concurrencies.get(queue) ?? concurrency),
-      ]),
-    )
+    // All are checked before the first is started.
+    const settings = [...queues].map(([queue, ofQueue]) => ({
+      queue,
+      jobs: ofQueue,
+      concurrency: concurrencyOf(queue, ofQueue) ?? concurrency,
+      limiter: limiterOf(queue, ofQueue),
+    }))
+    this.byQueue = new Map(settings.map((each) => [each.queue, this.#start(each)]))
   }
 
   /** Resolves when all of them are connected. */
@@ -52,19 +59,23 @@ export class BullmqWorkers implements JobWorkers {
     await Promise.all([...this.byQueue.values()].map((worker) => worker.waitUntilReady()))
   }
 
-  #start(queue: string, jobs: readonly JobDefinition<never, never>[], concurrency: number): Worker {
+  #start({ queue, jobs, concurrency, limiter }: QueueSettings): Worker {
     const known = jobsByName(jobs)
     const { telemetry, lockDurationMs, stalledIntervalMs, maxStalledCount } = this.#config
-    // Three parameters: BullMQ gives a signal only to a processor that names it.
-    const processor = (job: Job, token: string | undefined, signal: AbortSignal | undefined) =>
-      this.#process(queue, known, job, token, signal)
+    // Two parameters: for a processor with three BullMQ makes a signal for each job, which every scope has already.
+    const processor = (job: Job, token: string | undefined) => this.#process(queue, known, job, token)
     const worker = this.#transport.worker(queue, processor, {
       concurrency,
       maxStalledCount,
       lockDuration: lockDurationMs,
       stalledInterval: stalledIntervalMs,
+      ...(limiter !== undefined && { limiter }),
       ...(telemetry !== undefined && { telemetry }),
     })
+    worker.cancelJob = (id, reason) => this.#cancelRun(keyOf(queue, id), reason)
+    worker.cancelAllJobs = (reason) => {
+      for (const key of this.#running.keys()) if (key.startsWith(`${queue}:`)) this.#cancelRun(key, reason)
+    }
     worker.on('lockRenewalFailed', (ids: string[]) => {
       for (const id of ids) this.#running.get(keyOf(queue, id))?.cancel('job-lock-lost')
     })
@@ -82,7 +93,6 @@ export class BullmqWorkers implements JobWorkers {
     known: ReadonlyMap<string, JobDefinition<never, never>>,
     job: Job,
     token: string | undefined,
-    signal: AbortSignal | undefined,
   ): Promise<unknown> {
     if (this.#closing !== undefined) return handBack(job, token)
     const definition = known.get(job.name)
@@ -97,9 +107,8 @@ export class BullmqWorkers implements JobWorkers {
     try {
       run = new JobRun(this.#host, definition, job)
       this.#running.set(key, run)
-      const current = run
-      signal?.addEventListener('abort', () => current.cancel('signal', signal.reason), { once: true })
-      return this.#storable(job, await run.run())
+      const result = await run.run()
+      return result === undefined ? undefined : this.#storable(job, result)
     } catch (error) {
       if (this.#isForced || error instanceof OverloadedError) return await handBack(job, token)
       if (error instanceof NotBegun) return await postpone(job, token, error, this.#runtime)
@@ -107,22 +116,12 @@ export class BullmqWorkers implements JobWorkers {
       throw error instanceof Error ? error : new Error(String(error))
     } finally {
       if (run !== undefined && this.#running.get(key) === run) this.#running.delete(key)
-    }
-  }
-
-  get #host() {
-    const { abandonAfterMs } = this.#config
-    const transport = this.#transport
-    return {
-      runtime: this.#runtime,
-      abandonAfterMs,
-      beforeRun: (scope: Parameters<Transport['beforeRun']>[0], job: Job) => transport.beforeRun(scope, job),
+      this.#transport.beforeSettling() // what BullMQ says of it now goes out with what it says of others
     }
   }
 
   /** BullMQ would store what JSON makes of a result; of a client that would be its password. */
   #storable(job: Job, result: unknown): unknown {
-    if (result === undefined) return undefined
     try {
       return checkedPayload(job.name, result, { maxBytes: this.#config.maxPayloadBytes, asJsonb: true })
     } catch (error) {
@@ -151,12 +150,14 @@ export class BullmqWorkers implements JobWorkers {
    */
   cancel(jobId: string, reason?: string): boolean {
     let found = false
-    for (const [key, run] of this.#running) {
-      if (key.slice(key.indexOf(':') + 1) !== jobId) continue // a queue's name has no colon
-      run.cancel('signal', reason)
-      found = true
-    }
+    for (const queue of this.byQueue.keys()) found = this.#cancelRun(keyOf(queue, jobId), reason) || found
     return found
+  }
+
+  #cancelRun(key: string, reason: string | undefined): boolean {
+    const run = this.#running.get(key)
+    run?.cancel('signal', reason)
+    return run !== undefined
   }
 
   close(options: { readonly timeoutMs?: number } = {}): Promise<void> {
@@ -186,6 +187,13 @@ export class BullmqWorkers implements JobWorkers {
   }
 }
 
+interface QueueSettings {
+  readonly queue: string
+  readonly jobs: readonly JobDefinition<never, never>[]
+  readonly concurrency: number
+  readonly limiter: RateLimiterOptions | undefined
+}
+
 /** What BullMQ has a job throw that has moved itself. */
 function isNoFailure(error: unknown): boolean {
   const { name, message } = (error ?? {}) as Partial<Error>
@@ -213,6 +221,20 @@ function concurrencyOf(queue: string, jobs: readonly JobDefinition<never, never>
     others[0],
     `the same for all jobs of queue ${queue}, which is ${first} elsewhere; or give the job a queue of its own`,
   )
+}
+
+/** @throws InvalidOptionError where some jobs of a queue have another one: it would hold for them as well. */
+function limiterOf(queue: string, jobs: readonly JobDefinition<never, never>[]): RateLimiterOptions | undefined {
+  const [first, ...others] = jobs.map(({ rateLimit }) => rateLimit)
+  const isDifferent = others.some((each) => each?.limit !== first?.limit || each?.windowMs !== first?.windowMs)
+  if (isDifferent) {
+    throw new InvalidOptionError(
+      'defineJob.rateLimit',
+      first,
+      `the same for all jobs of queue ${queue}; or give the job a queue of its own`,
+    )
+  }
+  return first && { max: first.limit, duration: first.windowMs }
 }
 
 /** Puts a job that was not to run back at once; no attempt is counted. */

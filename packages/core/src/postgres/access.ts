@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net'
 import type { Scope } from '../scope/scope.ts'
 
 /** How an advisory lock is asked for. */
@@ -43,12 +44,13 @@ export function advisoryAccessOf(resource: unknown): AdvisoryAccess | undefined 
 
 /** How to reach the server a resource is connected to, for a client of another library. */
 export interface PostgresTarget {
-  readonly host: string
-  readonly port: number
   readonly user: string
   readonly database: string
   readonly password: string | (() => string | Promise<string>) | undefined
-  readonly ssl: boolean | object
+  /** Where it is, for messages. */
+  readonly place: string
+  /** Opens a connection to the first of its hosts that takes it, with TLS where that is asked for: ready for the startup. */
+  openSocket(timeoutMs: number): Promise<Socket>
 }
 
 /** What jobs use of a Postgres resource. */
@@ -59,7 +61,6 @@ export interface PostgresAccess {
   inTransaction(scope: Scope): boolean
   /** Runs a statement where the scope's own would run: in the transaction around, or on the scope's lease. */
   query(scope: Scope, text: string, parameters: readonly unknown[]): Promise<readonly Record<string, unknown>[]>
-  /** @throws InvalidOptionError where the resource's TLS mode is one that other libraries do not know. */
   target(): PostgresTarget
 }
 

@@ -1,4 +1,3 @@
-import { dirname } from 'node:path'
 import type { Sql } from 'postgres'
 import { InvalidOptionError } from '../errors.ts'
 import type { Ledger } from '../scope/ledger.ts'
@@ -22,11 +21,13 @@ import {
 import { AdvisoryLocks } from './advisory-locks.ts'
 import { shareArrayTypes } from './array-types.ts'
 import { BoundSource } from './bound-client.ts'
+import { placeOf } from './connect-failure.ts'
 import { type BoundDatabase, type BoundPostgresJsDatabase, DatabaseTemplate, sessionOf } from './database.ts'
 import { IdleTransactionWatch } from './idle-transaction-watch.ts'
-import { checkPostgresOptions, type PostgresConfig, type PostgresOptions } from './options.ts'
+import { checkPostgresOptions, type PostgresConfig, type PostgresOptions, passwordIn } from './options.ts'
 import { Pool } from './pool.ts'
 import { Session } from './session.ts'
+import { openSocket } from './socket.ts'
 import { checkTransactionOptions } from './transaction-options.ts'
 
 export type { BoundDatabase, PostgresOptions, Sql }
@@ -166,18 +167,12 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
 
   #target(): PostgresTarget {
     const { target, password, url } = this.#config
-    if (target.ssl === 'prefer') {
-      throw new InvalidOptionError('postgres.ssl', target.ssl, "true, false, 'require' or 'verify-full' for jobs on it")
-    }
-    const [endpoint] = target.endpoints
-    const inUrl = new URL(url).password
     return {
-      host: target.path === undefined ? (endpoint?.host ?? 'localhost') : dirname(target.path),
-      port: endpoint?.port ?? 5432,
       user: target.user,
       database: target.database,
-      password: password ?? (inUrl === '' ? undefined : decodeURIComponent(inUrl)),
-      ssl: target.ssl === 'require' ? { rejectUnauthorized: false } : target.ssl === 'verify-full' ? true : target.ssl,
+      password: password ?? passwordIn(url),
+      place: placeOf(target),
+      openSocket: async (timeoutMs) => (await openSocket(target, timeoutMs)).socket,
     }
   }
 

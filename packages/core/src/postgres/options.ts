@@ -229,6 +229,12 @@ function parsedUrl(options: PostgresOptions<Record<string, unknown>>): { parsed:
   return { parsed, read }
 }
 
+/** The password of a URL that was checked, or the environment's, as postgres.js takes it. */
+export function passwordIn(url: string): string | undefined {
+  const { pass } = createClient(url, { max: 1 }).options
+  return typeof pass === 'string' && pass !== '' ? pass : undefined
+}
+
 function targetOf(parsed: ParsedOptions, url: ReadUrl, ssl: PostgresOptions['ssl']): Target {
   const mode: unknown = ssl === undefined ? parsed.ssl : ssl
   const isTlsOptions = typeof mode === 'object' && mode !== null && !Array.isArray(mode)

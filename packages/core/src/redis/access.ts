@@ -1,3 +1,4 @@
+import type { ClientOptions } from './options.ts'
 import type { Script } from './script.ts'
 
 /** A connection that only listens. */
@@ -36,4 +37,17 @@ export const redisAccess: unique symbol = Symbol.for('reqscope.redis-access') as
 /** Undefined for a resource that is not Redis. */
 export function redisAccessOf(resource: unknown): RedisAccess | undefined {
   return (resource as { readonly [redisAccess]?: RedisAccess } | null | undefined)?.[redisAccess]
+}
+
+/** Where a Redis resource keeps ioredis's settings of its connection, for a client of one's own on the same server. */
+export const redisSettings: unique symbol = Symbol.for('reqscope.redis-settings') as never
+
+/** Whether a resource is Redis, and how its server is reached, if that is one. */
+export interface RedisSettings {
+  /** Undefined where it is a cluster. */
+  readonly [redisSettings]: ClientOptions | undefined
+}
+
+export function hasRedisSettings(resource: unknown): resource is RedisSettings {
+  return typeof resource === 'object' && resource !== null && redisSettings in resource
 }

@@ -4,12 +4,13 @@ import type { Ledger } from '../scope/ledger.ts'
 import type { Logger } from '../scope/logger.ts'
 import type { Resource, ResourceHealth } from '../scope/resource.ts'
 import type { Scope } from '../scope/scope.ts'
-import { type RedisAccess, redisAccess } from './access.ts'
+import { type RedisAccess, type RedisSettings, redisAccess, redisSettings } from './access.ts'
 import { Connections } from './connections.ts'
 import type { ExclusiveConnection } from './exclusive-connection.ts'
 import type { OptimisticOptions } from './optimistic.ts'
 import type { Abandoned, OptimisticTransaction } from './optimistic-transaction.ts'
 import {
+  type ClientOptions,
   checkRedisOptions,
   type ExclusiveOptions,
   type RedisConfig,
@@ -58,7 +59,7 @@ export function sharedClientOf(resource: unknown): Redis | Cluster {
   return RedisResource.clientOf(resource)
 }
 
-class RedisResource implements Resource<ScopedRedis> {
+class RedisResource implements Resource<ScopedRedis>, RedisSettings {
   readonly #config: RedisConfig
   #connections: Connections | undefined
   #Handle = ScopedRedis
@@ -118,6 +119,11 @@ class RedisResource implements Resource<ScopedRedis> {
       run: (script, keys, args, options) => connections.shared.run(script, keys, args, options?.timeoutMs),
       subscriber: () => connections.subscriber(),
     }
+  }
+
+  get [redisSettings](): ClientOptions | undefined {
+    const { isCluster, shared } = this.#attached
+    return isCluster ? undefined : (shared.client as Redis).options
   }
 
   static clientOf(resource: RedisResource): Redis | Cluster {

@@ -50,6 +50,8 @@ export interface ScopeInit {
   readonly logger?: Logger | undefined
   /** What `scope.log` says besides the scope's id; its child is made when it is first used. */
   readonly logBindings?: object | undefined
+  /** Called when it is cancelled, in no particular context: cheaper than a signal's listener where nobody wants the signal. */
+  readonly onCancel?: (() => void) | undefined
 }
 
 /** What a scope holds of its runtime's capacity. */
@@ -115,6 +117,7 @@ export class Scope implements ScopeDescription {
   #locks: ScopeLocks | undefined
   readonly #logBindings: object | undefined
   #spawned: SpawnedTask[] | undefined
+  readonly #onCancel: (() => void) | undefined
   // Its neighbours among the open scopes of its runtime. Private: whoever prints a scope must not see other requests.
   #older: Scope | undefined
   #newer: Scope | undefined
@@ -149,6 +152,7 @@ export class Scope implements ScopeDescription {
     this.#onAbort = init.onAbort ?? 'finish'
     this.#parentLogger = init.logger
     this.#logBindings = init.logBindings
+    this.#onCancel = init.onCancel
     this.#openedAt = performance.now()
     this.deadline = init.timeoutMs === undefined ? undefined : this.#startDeadline(init.timeoutMs)
     if (opened.hasSubscribers) opened.publish({ scope: this.describe() })
@@ -531,6 +535,7 @@ export class Scope implements ScopeDescription {
     this.#handles?.forEach((handle, slot) => {
       this.#owner.slots[slot]?.resource.cancel?.(handle, this, reason)
     })
+    this.#onCancel?.()
   }
 
   /**

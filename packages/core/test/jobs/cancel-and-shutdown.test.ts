@@ -40,10 +40,11 @@ describe.each(['redis', 'postgres'] as const)('on %s', (transport) => {
       timeoutMs: 50,
       async run({ scope }) {
         const { db } = withDb(scope)
-        await scope.transaction(async () => {
+        const work = scope.transaction(async () => {
           await db.insert(orders).values({ id: `${transport}-deaf` })
           await never.passed
         })
+        await work.catch(() => never.passed) // also where the deadline came before the insert was done
       },
     })
     await app.work([job])

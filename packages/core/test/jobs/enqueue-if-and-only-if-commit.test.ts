@@ -202,6 +202,9 @@ it('says in health how many jobs are in the outbox, and how old the oldest is', 
     values (gen_random_uuid(), 'work', 'work', '{}', '{}', now() - interval '1 minute')`
   const health = await app.health()
   expect(health.jobs).toMatchObject({ status: 'up', transport: 'redis', outbox: { size: 1 } })
+  const { oldestMs } = (health.jobs as unknown as { outbox: { oldestMs: number } }).outbox
+  expect(health.status).toBe('degraded')
+  expect(health.crossed).toContainEqual({ name: 'jobs.outboxLagMs', value: oldestMs, threshold: 10_000 })
   expect((health.jobs as unknown as { outbox: { oldestMs: number } }).outbox.oldestMs).toBeGreaterThanOrEqual(60_000)
   await database.watch`delete from reqscope_outbox`
 })

@@ -105,6 +105,30 @@ describe('a payload', () => {
     expect(refusal(new Array(6).fill(1 / 3), { maxBytes: 100 }).found).toContain('too large')
   })
 
+  it('is weighed to the byte whatever it is made of', () => {
+    const kinds = [
+      false,
+      true,
+      null,
+      1 / 3,
+      -2_147_483_648,
+      1e21,
+      'plain',
+      'quo"te',
+      'ü',
+      '\u0001',
+      {},
+      [],
+      { 'a b': {} },
+    ]
+    for (const kind of kinds) {
+      const data = Array.from({ length: 40 }, () => ({ key: kind, ü: [kind] }))
+      const bytes = Buffer.byteLength(JSON.stringify(data))
+      expect(check(data, { maxBytes: bytes })).toEqual(data)
+      expect(refusal(data, { maxBytes: bytes - 1 }).found).toContain('too large')
+    }
+  })
+
   it('of ten megabytes, or of shared parts that multiply, is refused early', () => {
     expect(refusal({ text: 'x'.repeat(10 * 1024 * 1024) }).path).toBe('data.text')
     let bomb: unknown = ['x']

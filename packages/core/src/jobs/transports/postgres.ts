@@ -2,6 +2,7 @@ import { EventEmitter } from 'node:events'
 import {
   createPostgresBackend,
   FlowProducer,
+  type Job,
   type PgPool,
   type PgPoolClient,
   type Processor,
@@ -13,12 +14,13 @@ import {
 } from 'bullmq'
 import pg, { type Pool, type PoolConfig } from 'pg'
 import { ConnectionLostError, InvalidOptionError } from '../../errors.ts'
-import type { PostgresAccess } from '../../postgres/access.ts'
+import type { PostgresAccess, PostgresTarget } from '../../postgres/access.ts'
 import { outsideEveryScope, requireCurrentScope } from '../../scope/current.ts'
 import type { ResourceHealth } from '../../scope/resource.ts'
 import type { Scope } from '../../scope/scope.ts'
 import type { JobsConfig } from '../options.ts'
 import type { PayloadLimits } from '../payload.ts'
+import { LateSocket } from './late-socket.ts'
 import { forgetUnlessReady, type JobEntry, type Transport } from './transport.ts'
 
 /** Where BullMQ keeps its tables. With a pool that is given to it, it knows no other. */
@@ -37,6 +39,7 @@ export class PostgresTransport implements Transport {
   readonly #access: PostgresAccess | undefined
   readonly #jobs: JobsConfig
   readonly #config: PoolConfig
+  readonly #place: string
   readonly #migrate: boolean
   readonly #queues = new Map<string, Queue>()
   readonly #queuesInTransaction = new Map<string, Queue>()
@@ -48,13 +51,15 @@ export class PostgresTransport implements Transport {
   constructor(
     access: PostgresAccess | undefined,
     jobs: JobsConfig,
-    options: { readonly connection: PoolConfig; readonly migrate: boolean },
+    place: PostgresTarget | PoolConfig,
+    migrate: boolean,
   ) {
     this.#access = access
     this.#jobs = jobs
     this.limits = { maxBytes: jobs.maxPayloadBytes, asJsonb: true }
-    this.#migrate = options.migrate
-    this.#config = options.connection
+    this.#migrate = migrate
+    this.#config = 'openSocket' in place ? configOf(place) : place
+    this.#place = placeIn(place)
   }
 
   async start(): Promise<void> {
@@ -64,12 +69,11 @@ export class PostgresTransport implements Transport {
     try {
       client = await pool.connect()
     } catch (cause) {
-      const { host, port } = this.#config
       const why = cause instanceof Error ? cause.message : String(cause)
       throw new ConnectionLostError({
         resource: 'jobs',
         reason: 'unreachable',
-        message: `Postgres at ${host ?? 'localhost'}:${port ?? 5432} (jobs) can't be reached: ${why}.`,
+        message: `Postgres at ${this.#place} (jobs) can't be reached: ${why}.`,
         cause,
       })
     }
@@ -132,6 +136,10 @@ export class PostgresTransport implements Transport {
     return queue
   }
 
+  add({ queue, name, data, opts }: JobEntry): Promise<Job> {
+    return this.queue(queue).add(name, data, opts)
+  }
+
   async addInTransaction(_scope: Scope, entries: readonly JobEntry[]): Promise<string[]> {
     const [first] = entries
     const access = this.#access
@@ -166,6 +174,8 @@ export class PostgresTransport implements Transport {
     return undefined
   }
 
+  beforeSettling(): void {}
+
   queueEvents(name: string): QueueEvents {
     const connection = this.#openPool(2)
     const events = outsideEveryScope(
@@ -199,6 +209,23 @@ export class PostgresTransport implements Transport {
     }
     return this.#pool
   }
+}
+
+/** The resource's own sockets under pg: they know several hosts, unix sockets and every mode of TLS. */
+function configOf({ user, database, password, openSocket }: PostgresTarget): PoolConfig {
+  return {
+    user,
+    database,
+    ...(password !== undefined && { password }),
+    ssl: false, // the socket sees to it
+    stream: () => new LateSocket(() => openSocket(START_TIMEOUT_MS)),
+  }
+}
+
+function placeIn(place: PostgresTarget | PoolConfig): string {
+  if ('openSocket' in place) return place.place
+  const { host = 'localhost', port = 5432 } = place
+  return `${host}:${port}`
 }
 
 /**

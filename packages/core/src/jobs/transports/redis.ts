@@ -7,11 +7,12 @@ import type { JobRuntime } from '../../scope/job.ts'
 import type { ResourceHealth } from '../../scope/resource.ts'
 import type { Scope } from '../../scope/scope.ts'
 import { backgroundTask } from '../background-task.ts'
-import type { JobsConfig, RedisTransportConfig } from '../options.ts'
+import type { JobsConfig, RedisSource, RedisTransportConfig } from '../options.ts'
 import { Outbox, type OutboxRow } from '../outbox.ts'
 import type { PayloadLimits } from '../payload.ts'
 import { Relay } from '../relay.ts'
 import { Sweeper } from '../sweeper.ts'
+import { OneWrite } from './one-write.ts'
 import { forgetUnlessReady, type JobEntry, type Transport } from './transport.ts'
 
 const START_TIMEOUT_MS = 10_000
@@ -30,15 +31,23 @@ export class RedisTransport implements Transport {
   readonly #queues = new Map<string, Queue>()
   readonly #others: { close(): Promise<void> }[] = []
   #producer: Redis | undefined
+  #producing: OneWrite | undefined
   #consumer: Redis | undefined
+  #consuming: OneWrite | undefined
   #flows: FlowProducer | undefined
 
-  constructor(runtime: JobRuntime, access: PostgresAccess | undefined, jobs: JobsConfig, config: RedisTransportConfig) {
+  constructor(
+    runtime: JobRuntime,
+    access: PostgresAccess | undefined,
+    jobs: JobsConfig,
+    config: RedisTransportConfig,
+    source: RedisSource,
+  ) {
     this.#runtime = runtime
     this.#jobs = jobs
     this.limits = { maxBytes: jobs.maxPayloadBytes, asJsonb: false }
     this.#config = config
-    this.#redis = optionsOf(config)
+    this.#redis = optionsOf(source)
     if (access === undefined) return
     this.#outbox = new Outbox(access, config.outbox)
     this.#relay = new Relay(runtime, this.#outbox, access.name, (queue, rows) => this.#add(queue, rows))
@@ -50,6 +59,8 @@ export class RedisTransport implements Transport {
     // Whoever enqueues is told soon when Redis is away; a worker waits for it for as long as it takes.
     this.#producer = this.#connect({ maxRetriesPerRequest: 1, commandTimeout: commandTimeoutMs })
     this.#consumer = this.#connect({ maxRetriesPerRequest: null })
+    this.#producing = new OneWrite(this.#producer)
+    this.#consuming = new OneWrite(this.#consumer)
     try {
       await Promise.all([this.#producer, this.#consumer].map((client) => ready(client)))
     } catch (cause) {
@@ -118,6 +129,12 @@ export class RedisTransport implements Transport {
     }
   }
 
+  add({ queue, name, data, opts }: JobEntry): Promise<Job> {
+    const target = this.queue(queue)
+    this.#producing?.gather()
+    return target.add(name, data, opts)
+  }
+
   async addInTransaction(scope: Scope, entries: readonly JobEntry[]): Promise<string[]> {
     const telemetry = this.#traceOfCaller()
     const traced =
@@ -163,6 +180,10 @@ export class RedisTransport implements Transport {
     return undefined
   }
 
+  beforeSettling(): void {
+    this.#consuming?.gather()
+  }
+
   queueEvents(queue: string): QueueEvents {
     const connection = this.#consumer
     if (connection === undefined) throw notStarted()
@@ -194,7 +215,7 @@ export class RedisTransport implements Transport {
     return {
       status: error === undefined ? 'up' : 'degraded',
       transport: 'redis',
-      ...(size.value !== undefined && { outbox: size.value }),
+      ...(size.value !== undefined && { outbox: size.value, outboxLagMs: size.value.oldestMs }),
       ...(error !== undefined && { error }),
     }
   }
@@ -212,8 +233,12 @@ export class RedisTransport implements Transport {
 }
 
 /** A URL means here what it means to ioredis. */
-function optionsOf({ url, connection }: RedisTransportConfig): RedisOptions {
-  if (url === undefined) return { ...connection }
+function optionsOf({ url, connection }: RedisSource): RedisOptions {
+  // What another client wants of its connection besides its place is that client's: BullMQ has a prefix of its own.
+  if (url === undefined) {
+    const { keyPrefix: _prefix, scripts: _scripts, connectionName: _name, ...place } = connection ?? {}
+    return { ...place, enableAutoPipelining: false }
+  }
   const client = new Redis(url, { lazyConnect: true })
   client.disconnect()
   return client.options

@@ -19,11 +19,15 @@ export interface Transport {
   stop(timeoutMs: number): Promise<void>
   /** One for each name, made when it is first asked for. */
   queue(name: string): Queue
+  /** Adds one job, outside of transactions. */
+  add(entry: JobEntry): Promise<Job>
   /** Adds jobs of one queue to the transaction around the caller. Resolves to their ids. */
   addInTransaction(scope: Scope, entries: readonly JobEntry[]): Promise<string[]>
   worker(queue: string, processor: Processor, options: Omit<WorkerOptions, 'connection'>): Worker
   /** Called in the job's scope before it runs: after that the job is never added again. */
   beforeRun(scope: Scope, job: Job): Promise<void> | undefined
+  /** Called when a job has settled, before BullMQ tells its store. */
+  beforeSettling(): void
   queueEvents(queue: string): QueueEvents
   flowProducer(): FlowProducer
   health(): Promise<ResourceHealth>
