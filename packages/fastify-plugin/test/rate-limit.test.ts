@@ -5,7 +5,7 @@ import { testRedis } from '@reqscope/services/testing'
 import type { FastifyRequest } from 'fastify'
 import { describe, expect, it, vi } from 'vitest'
 import WebSocket from 'ws'
-import { redisResource, TestRedis } from '../../core/test/limits/redis-resource.ts'
+import { CountedRedis } from '../../core/test/limits/counted-redis.ts'
 import reqscope, { type ReqscopeOptions } from '../src/index.ts'
 import { bareApp, portOf } from './fixture.ts'
 
@@ -58,8 +58,8 @@ describe('config.scope.rateLimit', () => {
   })
 
   it('decides on Redis in one round trip for all windows, and refuses again without any', async () => {
-    const redis = new TestRedis(await testRedis())
-    const { app } = await limitedApp({}, { redis: redisResource(redis) })
+    const redis = new CountedRedis({ url: await testRedis() })
+    const { app } = await limitedApp({}, { redis: redis.resource })
     const rateLimit = [1, 2, 3].map((times) => ({
       limit: 2 * times,
       windowMs: 60_000 * times,

@@ -24,6 +24,7 @@ export class SharedClient {
   client: Client
   readonly isCluster: boolean
   readonly timeouts: ReplyTimeouts
+  readonly #shorter = new Map<number, ReplyTimeouts>()
   readonly #resource: string
   readonly #config: RedisConfig
   readonly #logger: () => Logger
@@ -117,15 +118,15 @@ export class SharedClient {
   }
 
   /** Sends what `send` sends, once the connection is there, and bounds how long that takes altogether. */
-  sending<Result>(send: (client: Client) => PromiseLike<Result>): Promise<Result> {
+  sending<Result>(send: (client: Client) => PromiseLike<Result>, timeouts = this.timeouts): Promise<Result> {
     const begin = () => {
       this.#cork()
       return send(this.client)
     }
-    if (this.isReady) return this.timeouts.bound(begin(), this.#late, this.#failed)
+    if (this.isReady) return timeouts.bound(begin(), this.#late, this.#failed)
     // Between the event and us it may have gone again.
     const begunWhenReady = () => (this.isReady ? begin() : Promise.reject(new Error('Connection is closed.')))
-    return this.timeouts.boundAfter(this.#whenReady(), begunWhenReady, this.#late, this.#failed)
+    return timeouts.boundAfter(this.#whenReady(), begunWhenReady, this.#late, this.#failed)
   }
 
   readonly #late = (): unknown => this.failure(new Error('Command timed out'))
@@ -138,12 +139,20 @@ export class SharedClient {
     args: readonly (string | number)[],
     timeoutMs?: number,
   ): Promise<unknown> {
-    const running = this.sending((client) => script.run(client as unknown as ScriptClient, keys, args))
-    if (timeoutMs === undefined || timeoutMs >= this.#config.commandTimeoutMs) return running
-    running.catch(() => {})
-    return this.#inTime(running, timeoutMs).catch((error: unknown) => {
-      throw this.failure(error)
-    })
+    const timeouts = this.#timeoutsOf(timeoutMs)
+    if (!this.isReady) {
+      return this.sending((client) => script.run(client as unknown as ScriptClient, keys, args), timeouts)
+    }
+    this.#cork()
+    return timeouts.bound(script.run(this.client as unknown as ScriptClient, keys, args), this.#late, this.#failed)
+  }
+
+  /** For those who wait less long than commands may take: there are as many as there are values of the option. */
+  #timeoutsOf(timeoutMs: number | undefined): ReplyTimeouts {
+    if (timeoutMs === undefined || timeoutMs >= this.timeouts.timeoutMs) return this.timeouts
+    let timeouts = this.#shorter.get(timeoutMs)
+    if (timeouts === undefined) this.#shorter.set(timeoutMs, (timeouts = new ReplyTimeouts(timeoutMs)))
+    return timeouts
   }
 
   /** What a failed command is reported as: what Redis itself said comes as it is. */
