@@ -100,14 +100,18 @@ class RedisResource implements Resource<ScopedRedis> {
   }
 
   async health(): Promise<ResourceHealth> {
-    const { shared, pools } = this.#attached
+    const { shared, pools, circuit } = this.#attached
     const exclusive = pools.map((pool) => pool.counts)
     try {
       await shared.send('ping', [])
     } catch (error) {
-      return { status: 'down', exclusive, error: (error as Error).message }
+      return { status: 'down', circuit: circuit.state, exclusive, error: (error as Error).message }
     }
-    return { status: exclusive.some(({ waiting }) => waiting > 0) ? 'degraded' : 'up', exclusive }
+    return {
+      status: exclusive.some(({ waiting }) => waiting > 0) ? 'degraded' : 'up',
+      circuit: circuit.state,
+      exclusive,
+    }
   }
 
   get [redisAccess](): RedisAccess {

@@ -1,5 +1,6 @@
 import { Cluster, Redis } from 'ioredis'
-
+import type { CircuitBreaker } from '../circuit-breaker.ts'
+import { CircuitOpenError } from '../errors.ts'
 import { outsideEveryScope } from '../scope/current.ts'
 import type { Logger } from '../scope/logger.ts'
 import { connectionFailure, isConnectionFailure, isWrongDatabase } from './connection-failure.ts'
@@ -28,6 +29,7 @@ export class SharedClient {
   readonly #resource: string
   readonly #config: RedisConfig
   readonly #logger: () => Logger
+  readonly #circuit: CircuitBreaker
   readonly #owned: boolean
   readonly #corks: boolean
   #corked: { uncork(): void } | undefined
@@ -36,7 +38,10 @@ export class SharedClient {
   #reported = false
   #becomingReady: Promise<void> | undefined
 
-  constructor(resource: string, config: RedisConfig, logger: () => Logger) {
+  #isConnected = false
+
+  constructor(resource: string, config: RedisConfig, circuit: CircuitBreaker, logger: () => Logger) {
+    this.#circuit = circuit
     this.#resource = resource
     this.#config = config
     this.#logger = logger
@@ -78,6 +83,7 @@ export class SharedClient {
     const { client } = this
     client.on('error', this.#noteError)
     client.on('ready', this.#noteReady)
+    client.on('close', this.#noteClose)
     if (neverResends(client)) client.on('close', this.#flushOnClose)
     if (this.#owned) client.off('error', ignore)
     const timeoutMs = Math.min(this.#config.connectTimeoutMs, START_TIMEOUT_MS)
@@ -96,6 +102,7 @@ export class SharedClient {
     const { client } = this
     client.off('error', this.#noteError)
     client.off('ready', this.#noteReady)
+    client.off('close', this.#noteClose)
     client.off('close', this.#flushOnClose)
     if (!this.#owned) return
     client.on('error', ignore) // a late one has nobody to tell
@@ -157,7 +164,7 @@ export class SharedClient {
 
   /** What a failed command is reported as: what Redis itself said comes as it is. */
   failure(error: unknown, outcome?: 'unknown'): unknown {
-    if (!isConnectionFailure(error)) return error
+    if (error instanceof CircuitOpenError || !isConnectionFailure(error)) return error
     return connectionFailure(this.#resource, this.place, error, outcome)
   }
 
@@ -177,6 +184,10 @@ export class SharedClient {
 
   /** Resolves when the connection is there; rejects when the attempt that is under way, or the next one, fails. */
   #whenReady(): Promise<void> {
+    const { status } = this.client
+    // A client that has given up is asked to connect by who needs it, or by nobody.
+    const { refusal } = this.#circuit
+    if (refusal !== undefined && status !== 'wait' && status !== 'end') return Promise.reject(refusal)
     this.#becomingReady ??= outsideEveryScope(() => this.#becomeReady()).finally(() => {
       this.#becomingReady = undefined
     })
@@ -224,8 +235,19 @@ export class SharedClient {
     this.#logger().warn({ err: connectionFailure(this.#resource, this.place, error) }, 'the connection to Redis failed')
   }
 
+  // An attempt that failed; and the end of a connection, which is none yet.
+  readonly #noteClose = (): void => {
+    if (!this.#isConnected) {
+      const cause = this.#lastError ?? new Error('Connection is closed.')
+      this.#circuit.noteFailure(connectionFailure(this.#resource, this.place, cause))
+    }
+    this.#isConnected = false
+  }
+
   readonly #noteReady = (): void => {
     this.#lastError = undefined
+    this.#isConnected = true
+    this.#circuit.noteSuccess()
     if (!this.#reported) return
     this.#reported = false
     this.#logger().info({ resource: this.#resource }, 'the connection to Redis is back')
