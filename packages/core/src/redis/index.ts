@@ -95,6 +95,10 @@ class RedisResource implements Resource<ScopedRedis> {
     return ScopedRedis.sessionOf(handle).release()
   }
 
+  summary(handle: ScopedRedis): object {
+    return ScopedRedis.sessionOf(handle).summary
+  }
+
   cancel(handle: ScopedRedis, _scope: Scope, reason: Error): void {
     ScopedRedis.sessionOf(handle).cancel(reason as never)
   }

@@ -24,11 +24,14 @@ export class RedisSession implements Borrower, LeaseHolder {
   #leases: Set<ExclusiveLease> | undefined
   #pools: Set<ExclusivePool> | undefined
   #arming: Promise<unknown> | undefined
+  /** Where a summary is asked for. */
+  readonly #sent: { commands: number; commandsMs: number } | undefined
 
   constructor(scope: Scope, connections: Connections) {
     this.scope = scope
     this.connections = connections
     this.takenAt = connections.sites.record(scope.name, scope.handleOf)
+    this.#sent = scope.isSummarised ? { commands: 0, commandsMs: 0 } : undefined
   }
 
   get resource(): string {
@@ -53,11 +56,29 @@ export class RedisSession implements Borrower, LeaseHolder {
     try {
       this.assertUsable()
       const { shared } = this.connections
-      if (this.#arming === undefined) return shared.send(method, args)
-      return this.#arming.then(() => shared.send(method, args))
+      if (this.#arming === undefined) return this.#counted(shared.send(method, args))
+      return this.#counted(this.#arming.then(() => shared.send(method, args)))
     } catch (error) {
       return Promise.reject(error)
     }
+  }
+
+  #counted(reply: Promise<unknown>): Promise<unknown> {
+    const sent = this.#sent
+    if (sent === undefined) return reply
+    const startedAt = performance.now()
+    const settled = () => {
+      sent.commands++
+      sent.commandsMs += performance.now() - startedAt
+    }
+    reply.then(settled, settled)
+    return reply
+  }
+
+  /** How many commands it sent on the shared connection, and how long they took, where a summary was asked for. */
+  get summary(): object {
+    const { commands = 0, commandsMs = 0 } = this.#sent ?? {}
+    return { commands, commandsMs: Math.round(commandsMs * 100) / 100 }
   }
 
   /** Resolves when what an `optimistic` of this scope reads is guarded: nothing is read before. */
