@@ -66,6 +66,9 @@ export interface StatementHolder {
   warn(facts: object, message: string): void
 }
 
+/** Of how many texts a scope's log knows at most: what comes later was hardly the loop. */
+const MAX_TEXTS = 1_000
+
 const repeatedChannel = eventChannel('reqscope:statements:repeated')
 const slowChannel = eventChannel('reqscope:statement:slow')
 
@@ -98,7 +101,7 @@ export class StatementLog {
     this.#count++
     const counted = this.#texts.get(text)
     if (counted === undefined) {
-      this.#texts.set(text, { count: 1, totalMs: 0, site: undefined })
+      if (this.#texts.size < MAX_TEXTS) this.#texts.set(text, { count: 1, totalMs: 0, site: undefined })
       return undefined
     }
     const { threshold, mode } = this.#config.repeated

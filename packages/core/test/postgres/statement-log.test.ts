@@ -84,6 +84,16 @@ describe('a statement that a scope repeats', () => {
     expect(events).toMatchObject([{ scope: { name: 'event' }, statement: 'select 5 as five', count: 5 }])
   })
 
+  it('is looked for among a thousand texts of a scope, and takes no more memory than that', async () => {
+    const scopes = app({ repeatedStatements: { threshold: 2, mode: 'throw' } })
+    await scopes.run({ name: 'many' }, async (scope) => {
+      const texts = Array.from({ length: 1_000 }, (_, index) => `select ${index} as n`)
+      await Promise.all(texts.map((text) => scope.db.$client.unsafe(text)))
+      for (let count = 0; count < 3; count++) await scope.db.$client.unsafe('select 1000 as n')
+      expect(await failureOf(scope.db.$client.unsafe('select 5 as n'))).toBeInstanceOf(RepeatedStatementsError)
+    })
+  })
+
   it('is none of what Reqscope runs itself, and no statement of another scope', async () => {
     const scopes = app({ repeatedStatements: { threshold: 2, mode: 'throw' } })
     for (let count = 0; count < 5; count++) {
