@@ -127,8 +127,10 @@ export class RouteRateLimits<Request> {
     const known = this.#answers.get(refusal)
     if (known !== undefined) return known
     const { headers, body } = problemDetails(refusal.toError())
-    const all = Object.entries({ ...headers, 'content-type': `${headers['content-type']}; charset=utf-8` })
+    const { 'content-type': type, ...others } = headers
+    const all: [string, string][] = []
     this.writeHeaders(refusal.states, (name, value) => all.push([name, value]))
+    all.push(...Object.entries(others), ['content-type', `${type}; charset=utf-8`])
     const answer = { headers: all, body: JSON.stringify(body) }
     this.#answers.set(refusal, answer)
     return answer
