@@ -69,6 +69,11 @@ export interface StatementHolder {
 /** Of how many texts a scope's log knows at most: what comes later was hardly the loop. */
 const MAX_TEXTS = 1_000
 
+/** A longer text is a batch already: what fills a table with a thousand rows at a time is no loop to be mended. */
+const MAX_TEXT_LENGTH = 4_096
+/** What a report shows of a text. */
+const MAX_SHOWN = 1_000
+
 const repeatedChannel = eventChannel('reqscope:statements:repeated')
 const slowChannel = eventChannel('reqscope:statement:slow')
 
@@ -99,6 +104,7 @@ export class StatementLog {
   /** A statement is about to run; the error it is refused with, if it is. */
   begun(text: string): RepeatedStatementsError | undefined {
     this.#count++
+    if (text.length > MAX_TEXT_LENGTH) return undefined
     const counted = this.#texts.get(text)
     if (counted === undefined) {
       if (this.#texts.size < MAX_TEXTS) this.#texts.set(text, { count: 1, totalMs: 0, site: undefined })
@@ -157,9 +163,10 @@ export class StatementLog {
     return { statements: this.#count, statementsMs: rounded(this.#totalMs), repeated: this.repeated }
   }
 
-  #describe(statement: string, { count, totalMs, site }: Counted): StatementReport {
+  #describe(text: string, { count, totalMs, site }: Counted): StatementReport {
     const { scope, resource, takenAt } = this.#holder
     const where = site ?? takenAt
+    const statement = text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)}…` : text
     return { scope: scope.describe(), resource, statement, count, totalMs: rounded(totalMs), site: where?.toString() }
   }
 }

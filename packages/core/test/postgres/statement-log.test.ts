@@ -94,6 +94,18 @@ describe('a statement that a scope repeats', () => {
     })
   })
 
+  it('is no batch of many rows, and is shown in part where it is long', async () => {
+    const scopes = app({ repeatedStatements: { threshold: 2, mode: 'throw' } })
+    const rows = (count: number) => sql`select ${sql.join(new Array(count).fill(sql`${1}::int`), sql`, `)}`
+    const twice = (count: number) =>
+      scopes.run({ name: 'twice' }, async ({ db }) => {
+        for (let round = 0; round < 2; round++) await db.execute(rows(count))
+      })
+    await twice(1_000)
+    const failure = (await failureOf(twice(200))) as RepeatedStatementsError
+    expect(failure.statement).toHaveLength(1_001)
+  })
+
   it('is none of what Reqscope runs itself, and no statement of another scope', async () => {
     const scopes = app({ repeatedStatements: { threshold: 2, mode: 'throw' } })
     for (let count = 0; count < 5; count++) {
