@@ -26,6 +26,11 @@ const peer = (path: string): Candidate => ({
   program: 'candidates/limited-fastify.js',
   path,
 })
+const flexible = (path: string): Candidate => ({
+  name: 'rate-limiter-flexible',
+  program: 'candidates/limited-flexible.js',
+  path,
+})
 const reqscope = (path: string): Candidate => ({ name: 'reqscope', program: 'candidates/reqscope.js', path })
 const jobs = (name: string, path: string): Candidate => ({ name, program: 'candidates/jobs-reqscope.js', path })
 const bareJobs = (name: string, path: string): Candidate => ({ name, program: 'candidates/jobs-bullmq.js', path })
@@ -102,6 +107,23 @@ export const rows: readonly Row[] = [
     connections: 50,
     atLeast: 1.7,
     aim: 2,
+    status: 429,
+  },
+  {
+    name: 'rate-limited route, Redis, allowed, against rate-limiter-flexible',
+    ours: limited('/allowed'),
+    baseline: flexible('/allowed'),
+    connections: 50,
+    atLeast: 0.9,
+    aim: 1,
+  },
+  {
+    name: 'rate-limited route, Redis, refused, against rate-limiter-flexible',
+    ours: limited('/refused'),
+    baseline: flexible('/refused'),
+    connections: 50,
+    atLeast: 0.9,
+    aim: 1,
     status: 429,
   },
   {

@@ -7,7 +7,6 @@ import { redisUrl, serve } from './answer.ts'
 const app = Fastify()
 await app.register(reqscope, {
   scopes: createScopes({ resources: { redis: redis({ url: redisUrl }) } }),
-  adaptive: true,
 })
 const many = 1_000_000
 const run = String(process.pid)

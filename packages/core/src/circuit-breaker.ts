@@ -32,7 +32,10 @@ const COUNTED = new Set<string>(['unreachable', 'timeout', 'not-ready', 'lost'])
 export class CircuitBreaker {
   readonly #resource: string
   readonly #halfOpenAfterMs: number
-  readonly #policy: ReturnType<typeof circuitBreaker>
+  readonly #newPolicy: () => ReturnType<typeof circuitBreaker>
+  readonly #closed: () => void
+  #policy: ReturnType<typeof circuitBreaker>
+  #isOpen = false
   #openedAt = 0
   #cause: unknown
 
@@ -43,22 +46,26 @@ export class CircuitBreaker {
   ) {
     this.#resource = resource
     this.#halfOpenAfterMs = options.halfOpenAfterMs
-    this.#policy = circuitBreaker(
-      handleWhen((error) => error instanceof ConnectionLostError && COUNTED.has(error.reason)),
-      { halfOpenAfter: options.halfOpenAfterMs, breaker: new ConsecutiveBreaker(options.failures) },
-    )
-    let isOpen = false
-    this.#policy.onBreak((reason) => {
-      this.#openedAt = performance.now()
-      this.#cause = 'error' in reason ? reason.error : undefined
-      if (isOpen) return // an attempt that was let through has failed: nothing is new
-      isOpen = true
-      on.opened(this.#cause)
-    })
-    this.#policy.onReset(() => {
-      isOpen = false
+    this.#closed = () => {
+      this.#isOpen = false
       on.closed()
-    })
+    }
+    this.#newPolicy = () => {
+      const policy = circuitBreaker(
+        handleWhen((error) => error instanceof ConnectionLostError && COUNTED.has(error.reason)),
+        { halfOpenAfter: options.halfOpenAfterMs, breaker: new ConsecutiveBreaker(options.failures) },
+      )
+      policy.onBreak((reason) => {
+        this.#openedAt = performance.now()
+        this.#cause = 'error' in reason ? reason.error : undefined
+        if (this.#isOpen) return // an attempt that was let through has failed: nothing is new
+        this.#isOpen = true
+        on.opened(this.#cause)
+      })
+      policy.onReset(this.#closed)
+      return policy
+    }
+    this.#policy = this.#newPolicy()
   }
 
   get state(): 'closed' | 'open' | 'half-open' {
@@ -71,9 +78,28 @@ export class CircuitBreaker {
     try {
       return await this.#policy.execute(connect)
     } catch (error) {
-      if (!(error instanceof BrokenCircuitError)) throw error
-      const retryAfterMs = Math.max(1, this.#openedAt + this.#halfOpenAfterMs - performance.now())
-      throw new CircuitOpenError({ resource: this.#resource, retryAfterMs, cause: this.#cause })
+      throw error instanceof BrokenCircuitError ? this.#refusal() : error
     }
+  }
+
+  /** For a client that connects again by itself: what is asked of it is refused while this is open. */
+  get refusal(): CircuitOpenError | undefined {
+    return this.#isOpen ? this.#refusal() : undefined
+  }
+
+  /** For such a client: one of its attempts has failed. */
+  noteFailure(error: unknown): void {
+    this.#policy.execute(() => Promise.reject(error)).catch(() => {})
+  }
+
+  /** For such a client: it is connected. */
+  noteSuccess(): void {
+    this.#policy = this.#newPolicy()
+    if (this.#isOpen) this.#closed()
+  }
+
+  #refusal(): CircuitOpenError {
+    const retryAfterMs = Math.max(1, this.#openedAt + this.#halfOpenAfterMs - performance.now())
+    return new CircuitOpenError({ resource: this.#resource, retryAfterMs, cause: this.#cause })
   }
 }

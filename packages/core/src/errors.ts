@@ -532,6 +532,40 @@ export class JobPayloadError extends ReqscopeError {
   }
 }
 
+/** One scope ran the same statement again and again: usually a query in a loop. Thrown where `repeatedStatements` says so. */
+export class RepeatedStatementsError extends ReqscopeError {
+  readonly code = 'RSC_REPEATED_STATEMENTS'
+  readonly scope: ScopeDescription
+  readonly resource: string
+  readonly statement: string
+  readonly count: number
+  /** How long those before it took together, in milliseconds. */
+  readonly totalMs: number
+  readonly site: string | undefined
+
+  constructor(facts: {
+    scope: ScopeDescription
+    resource: string
+    statement: string
+    count: number
+    totalMs: number
+    site: string | undefined
+  }) {
+    super(
+      `${called(facts.scope)} ran the same statement of ${facts.resource} ${facts.count} times${
+        facts.site === undefined ? '' : `, at ${facts.site}`
+      }: ${facts.statement}\nRead what they read in one statement (a join, or an IN list), or raise ` +
+        'repeatedStatements.threshold.',
+    )
+    this.scope = described(facts.scope)
+    this.resource = facts.resource
+    this.statement = facts.statement
+    this.count = facts.count
+    this.totalMs = facts.totalMs
+    this.site = facts.site
+  }
+}
+
 /** Given to an InvalidOptionError instead of a value that may be a secret, or hold one. */
 export const UNSHOWN: unique symbol = Symbol('not shown')
 

@@ -17,10 +17,31 @@ export interface LeaseDescription {
   readonly site: string | undefined
 }
 
+/** A statement that was repeated, or slow. Its text is without the parameters. */
+export interface StatementReport {
+  readonly scope: ScopeDescription
+  readonly resource: string
+  readonly statement: string
+  readonly count: number
+  /** How long they took together, in milliseconds. */
+  readonly totalMs: number
+  /** The line that ran it where that is known, else where the scope's handle was taken. */
+  readonly site: string | undefined
+}
+
 /** What is published on `node:diagnostics_channel`, by the name of the channel. */
 export interface ReqscopeEvents {
   'reqscope:scope:opened': { scope: ScopeDescription }
   'reqscope:scope:ended': { scope: ScopeDescription; outcome: string; durationMs: number }
+  /** By resource: how many statements or commands it ran, how long they took, how long it waited for connections. */
+  'reqscope:scope:summary': {
+    scope: ScopeDescription
+    outcome: string
+    durationMs: number
+    resources: Readonly<Record<string, object>>
+  }
+  'reqscope:statements:repeated': StatementReport
+  'reqscope:statement:slow': StatementReport
   'reqscope:lease:leaking': { lease: LeaseDescription }
   'reqscope:lease:returned-late': { lease: LeaseDescription }
   'reqscope:lease:reclaimed': { lease: LeaseDescription }

@@ -20,6 +20,7 @@ export {
   RateLimitExceededError,
   type RateLimitState,
   RegistrationError,
+  RepeatedStatementsError,
   ReqscopeError,
   ScopeAbortedError,
   type ScopeDescription,

@@ -1,8 +1,15 @@
-import { RateLimitExceededError, type Scopes } from '@reqscope/core'
-import { type AdmissionGate, giveBack, type Passage, type RouteRateLimits, runInContext } from '@reqscope/core/http'
+import type { Scopes } from '@reqscope/core'
+import {
+  type AdmissionGate,
+  giveBack,
+  type Passage,
+  Refusal,
+  type RouteRateLimits,
+  runInContext,
+} from '@reqscope/core/http'
 import type { FastifyReply, FastifyRequest, preHandlerHookHandler } from 'fastify'
 import { lifeOf, type RequestLife } from './request-life.ts'
-import type { RoutePolicy } from './route-config.ts'
+import { isAnsweredBy, type RoutePolicy } from './route-config.ts'
 
 type Done = (error?: Error) => void
 type Stage = 'onRequest' | 'preHandler'
@@ -11,10 +18,17 @@ type Stage = 'onRequest' | 'preHandler'
 export class Admission {
   readonly #scopes: Scopes
   readonly #defaultLimits: RouteRateLimits<FastifyRequest> | undefined
+  readonly #errorHandler: object | undefined
 
-  constructor(scopes: Scopes, defaultLimits: RouteRateLimits<FastifyRequest> | undefined) {
+  /** @param errorHandler ours, as `answerTypedErrors` returned it. */
+  constructor(
+    scopes: Scopes,
+    defaultLimits: RouteRateLimits<FastifyRequest> | undefined,
+    errorHandler: object | undefined,
+  ) {
     this.#scopes = scopes
     this.#defaultLimits = defaultLimits
+    this.#errorHandler = errorHandler
   }
 
   /**
@@ -47,20 +61,27 @@ export class Admission {
   }
 
   #throughGate(gate: AdmissionGate, life: RequestLife, request: FastifyRequest, reply: FastifyReply, done: Done): void {
-    const refuse = (error: unknown) => {
-      giveBack(this.#scopes.rateLimiter, life.passage)
-      refuseUpgrade(request, reply)
-      runInContext(life.scope, () => done(error as Error))
-    }
     let waiting: Promise<void> | undefined
     try {
       waiting = gate.enter(life.scope)
     } catch (error) {
-      refuse(error)
+      this.#refuseAtGate(error, life, request, reply, done)
       return
     }
-    if (waiting === undefined) runInContext(life.scope, done)
-    else waiting.then(() => runInContext(life.scope, done), refuse)
+    if (waiting === undefined) {
+      runInContext(life.scope, done)
+      return
+    }
+    waiting.then(
+      () => runInContext(life.scope, done),
+      (error: unknown) => this.#refuseAtGate(error, life, request, reply, done),
+    )
+  }
+
+  #refuseAtGate(error: unknown, life: RequestLife, request: FastifyRequest, reply: FastifyReply, done: Done): void {
+    giveBack(this.#scopes.rateLimiter, life.passage)
+    refuseUpgrade(request, reply)
+    runInContext(life.scope, () => done(error as Error))
   }
 
   /** The hook for what is decided after all others. */
@@ -83,28 +104,66 @@ export class Admission {
     reply: FastifyReply,
     done: Done,
   ): void {
-    const pass = (passage: Passage) => {
-      life.passage = passage
-      limits.writeHeaders(passage.states, (name, value) => reply.header(name, value))
-      runInContext(life.scope, done)
-    }
-    const refuse = (error: unknown) => {
-      if (error instanceof RateLimitExceededError) {
-        limits.writeHeaders(error.states, (name, value) => reply.header(name, value))
-      }
-      refuseUpgrade(request, reply)
-      runInContext(life.scope, () => done(error as Error))
-    }
-    let checked: Passage | Promise<Passage>
+    let decided: Passage | Refusal | Promise<Passage | Refusal>
     try {
-      checked = limits.check(this.#scopes.rateLimiter, stage, request, life.passage)
+      decided = limits.check(this.#scopes.rateLimiter, stage, request, life.passage)
     } catch (error) {
-      refuse(error)
+      fail(error, life, request, reply, done)
       return
     }
-    if ('then' in checked) checked.then(pass, refuse)
-    else pass(checked)
+    if (!('then' in decided)) {
+      this.#decided(decided, limits, life, request, reply, done)
+      return
+    }
+    decided.then(
+      (late) => this.#decided(late, limits, life, request, reply, done),
+      (error: unknown) => fail(error, life, request, reply, done),
+    )
   }
+
+  #decided(
+    decided: Passage | Refusal,
+    limits: RouteRateLimits<FastifyRequest>,
+    life: RequestLife,
+    request: FastifyRequest,
+    reply: FastifyReply,
+    done: Done,
+  ): void {
+    if (!(decided instanceof Refusal)) {
+      life.passage = decided
+      limits.writeHeaders(decided.states, (name, value) => reply.header(name, value))
+      runInContext(life.scope, done)
+      return
+    }
+    if (this.#errorHandler !== undefined && isAnsweredBy(this.#errorHandler, request)) {
+      answerRefusal(decided, limits, life, request, reply)
+      return
+    }
+    limits.writeHeaders(decided.states, (name, value) => reply.header(name, value))
+    fail(decided.toError(), life, request, reply, done)
+  }
+}
+
+/** Where nobody would see the error there is none: under a flood that is most of what a refusal costs. */
+function answerRefusal(
+  refusal: Refusal,
+  limits: RouteRateLimits<FastifyRequest>,
+  life: RequestLife,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): void {
+  const { violated, retryAfterMs } = refusal
+  request.log.debug({ violated, retryAfterMs }, 'a rate limit refused the request')
+  const { headers, body } = limits.answerTo(refusal)
+  reply.code(429)
+  for (const [name, value] of headers) reply.header(name, value)
+  refuseUpgrade(request, reply)
+  runInContext(life.scope, () => reply.send(body))
+}
+
+function fail(error: unknown, life: RequestLife, request: FastifyRequest, reply: FastifyReply, done: Done): void {
+  refuseUpgrade(request, reply)
+  runInContext(life.scope, () => done(error as Error))
 }
 
 // The socket of an upgrade has no parser any more that would notice its end, and @fastify/websocket only destroys those that

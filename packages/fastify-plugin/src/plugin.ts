@@ -46,10 +46,6 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
   const closeTimeoutMs = read.milliseconds('closeTimeoutMs', 10_000)
   const { scopes, started } = await runtimeOf(app, options)
   scopes.adoptLogger(app.log)
-  const admission = new Admission(
-    scopes,
-    options.rateLimit === undefined ? undefined : rateLimitsOf(options.rateLimit, 'reqscope.rateLimit', 'app'),
-  )
   const gates = new RouteGates(scopes, options.adaptive)
   const logsLikeApp = scopes.logger === (app.log as unknown)
 
@@ -57,7 +53,12 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
   app.decorateRequest(requestLife as unknown as string, null)
   app.decorateRequest('scope', { getter: requestScope as () => FastifyRequest['scope'] })
   refuseEarlierRoutes(app, { opens: openRequestScope.name, seen: settleBeforeErrorHandlers.name })
-  answerTypedErrors(app)
+  const errorHandler = answerTypedErrors(app)
+  const admission = new Admission(
+    scopes,
+    options.rateLimit === undefined ? undefined : rateLimitsOf(options.rateLimit, 'reqscope.rateLimit', 'app'),
+    errorHandler,
+  )
 
   app.addHook('onRoute', function scopeRoute(route) {
     const policy = routePolicy(route, scopes, gates)

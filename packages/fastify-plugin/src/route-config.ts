@@ -42,7 +42,14 @@ export const NO_ROUTE: RoutePolicy = {
 const policyKey = Symbol('reqscope.policy')
 type ConfigWithPolicy = { readonly [policyKey]?: RoutePolicy }
 
-type Contexts = Readonly<Record<symbol, { readonly config?: ConfigWithPolicy } | undefined>>
+/** What Fastify keeps of a route, as far as it is looked at here. */
+interface RouteContext {
+  readonly config?: ConfigWithPolicy
+  readonly errorHandler?: unknown
+  readonly onError?: readonly unknown[] | null
+}
+
+type Contexts = Readonly<Record<symbol, RouteContext | undefined>>
 let contextKey: symbol | undefined
 
 /**
@@ -59,6 +66,15 @@ export function policyOf(request: FastifyRequest): RoutePolicy {
     (symbol) => (request as unknown as Contexts)[symbol]?.config === config,
   )
   return config[policyKey] ?? NO_ROUTE
+}
+
+/**
+ * Whether an error of this request would be seen by nobody before `handler`: the route has no error handler of the user's,
+ * and no `onError` hook but ours. Not where that can't be told.
+ */
+export function isAnsweredBy(handler: object, request: FastifyRequest): boolean {
+  const context = contextKey === undefined ? undefined : (request as unknown as Contexts)[contextKey]
+  return context?.errorHandler === handler && context.onError?.length === 1 && context.config?.[policyKey] !== undefined
 }
 
 /** A route's config that carries its policy; Fastify copies it with its symbols. */

@@ -10,18 +10,19 @@ type ErrorHandler = FastifyInstance['errorHandler']
  *
  * `setErrorHandler` itself is the user's: Fastify warns about, or refuses, a second one on the same instance.
  *
+ * @returns what stands in a route's context where no error handler comes before this one.
  * @throws RegistrationError when this Fastify keeps its error handler elsewhere than those we know.
  */
-export function answerTypedErrors(app: FastifyInstance): void {
+export function answerTypedErrors(app: FastifyInstance): object | undefined {
   // Fastify binds the handlers it is given; its own is not bound. One that is there already goes on seeing all errors first.
-  if (app.errorHandler.name.startsWith('bound ')) return
+  if (app.errorHandler.name.startsWith('bound ')) return undefined
   const frameworks = app.errorHandler
   // Set on an object of its own, the handler is then put where the instance keeps its own, below what comes later.
   const shadow = Object.create(app) as FastifyInstance
   shadow.setErrorHandler((error, request, reply) => answerTypedError(frameworks, error, request, reply))
   const key = Object.getOwnPropertySymbols(shadow).find((symbol) => typeof at(shadow, symbol) === 'object')
   if (key !== undefined) Object.assign(app, { [key]: at(shadow, key) })
-  if (key !== undefined && app.errorHandler !== frameworks) return
+  if (key !== undefined && app.errorHandler !== frameworks) return at(shadow, key) as object
   throw new RegistrationError(
     `@reqscope/fastify-plugin does not know where Fastify ${app.version} keeps its error handler, so it could not answer ` +
       'typed errors. Use a version of Fastify that the plugin was tested with, and report this one.',

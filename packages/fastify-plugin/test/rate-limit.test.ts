@@ -1,11 +1,15 @@
+import { randomUUID } from 'node:crypto'
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { once } from 'node:events'
 import websocket from '@fastify/websocket'
-import { createScopes, type Resources } from '@reqscope/core'
+import { createScopes, type Resources, tryCurrentScope } from '@reqscope/core'
+import { redis } from '@reqscope/core/redis'
+import { startRedis } from '@reqscope/services'
 import { testRedis } from '@reqscope/services/testing'
 import type { FastifyRequest } from 'fastify'
-import { describe, expect, it, vi } from 'vitest'
+import { describe, expect, it, onTestFinished, vi } from 'vitest'
 import WebSocket from 'ws'
-import { redisResource, TestRedis } from '../../core/test/limits/redis-resource.ts'
+import { CountedRedis } from '../../core/test/limits/counted-redis.ts'
 import reqscope, { type ReqscopeOptions } from '../src/index.ts'
 import { bareApp, portOf } from './fixture.ts'
 
@@ -58,8 +62,8 @@ describe('config.scope.rateLimit', () => {
   })
 
   it('decides on Redis in one round trip for all windows, and refuses again without any', async () => {
-    const redis = new TestRedis(await testRedis())
-    const { app } = await limitedApp({}, { redis: redisResource(redis) })
+    const counted = new CountedRedis({ url: await testRedis() })
+    const { app } = await limitedApp({}, { redis: counted.resource })
     const rateLimit = [1, 2, 3].map((times) => ({
       limit: 2 * times,
       windowMs: 60_000 * times,
@@ -67,9 +71,9 @@ describe('config.scope.rateLimit', () => {
     }))
     app.get('/', { config: { scope: { rateLimit } } }, () => 1)
     expect(await statusesOf(2, () => app.inject('/'))).toEqual([200, 200])
-    expect(redis.calls).toBe(2)
+    expect(counted.calls).toBe(2)
     expect(await statusesOf(10, () => app.inject('/'))).toEqual(new Array(10).fill(429))
-    expect(redis.calls).toBe(3)
+    expect(counted.calls).toBe(3)
   })
 
   it('refuses before the body is parsed and before the handler', async () => {
@@ -157,6 +161,128 @@ describe('config.scope.rateLimit', () => {
       'x-ratelimit-remaining': '0',
       'x-ratelimit-reset': '60',
     })
+  })
+
+  it('says the same of a refusal whether or not anybody of the application sees the error first', async () => {
+    const { app } = await limitedApp()
+    const seen: unknown[] = []
+    const limit = (name: string) => ({
+      config: { scope: { rateLimit: { limit: 1, windowMs: 3_600_000, group: name, legacyHeaders: true } } },
+    })
+    app.get('/plain', limit('plain'), () => 1)
+    await app.register(async (inner) => {
+      inner.setErrorHandler((error) => {
+        seen.push(['error handler', (error as { code?: string }).code])
+        throw error
+      })
+      inner.get('/handled', limit('handled'), () => 1)
+    })
+    await app.register(async (inner) => {
+      inner.addHook('onError', async (_request, _reply, error) => {
+        seen.push(['onError', (error as { code?: string }).code])
+      })
+      inner.get('/hooked', limit('hooked'), () => 1)
+    })
+    const errorHandler = (error: Error) => {
+      seen.push(['of the route', (error as { code?: string }).code])
+      throw error
+    }
+    app.get('/own', { ...limit('own'), errorHandler }, () => 1)
+    const answers = []
+    for (const url of ['/plain', '/handled', '/hooked', '/own']) {
+      await app.inject(url)
+      await app.inject(url)
+      const { statusCode, headers, body } = await app.inject(url)
+      answers.push({ statusCode, headers: { ...headers, date: '' }, body: body.replace(/\d+ ms\./, 'n ms.') })
+    }
+    const [plain, ...others] = answers
+    expect(plain?.statusCode).toBe(429)
+    for (const answer of others) expect(answer).toEqual(plain)
+    const code = 'RSC_RATE_LIMIT_EXCEEDED'
+    expect(seen).toEqual([
+      ...new Array(2).fill(['error handler', code]),
+      ...new Array(2).fill(['onError', code]),
+      ...new Array(2).fill(['of the route', code]),
+    ])
+  })
+
+  it("sends a refusal through the application's onSend and onResponse hooks, in the scope of the request", async () => {
+    const { app } = await limitedApp()
+    const seen: string[] = []
+    app.addHook('onSend', async (request, reply, payload) => {
+      seen.push(`onSend ${reply.statusCode} ${tryCurrentScope()?.id === request.scope.id}`)
+      return `${payload} `
+    })
+    app.addHook('onResponse', async (request) => {
+      seen.push(`onResponse ${request.scope.name}`)
+    })
+    app.get('/', { config: { scope: { rateLimit: { limit: 1, windowMs: 60_000 } } } }, () => 1)
+    await app.inject('/')
+    seen.length = 0
+    const refused = await app.inject('/')
+    expect(refused.body).toMatch(/^\{.*\} $/)
+    await vi.waitFor(() => expect(seen).toEqual(['onSend 429 true', 'onResponse GET /']))
+  })
+
+  it('publishes each refusal, with who decided, and a shadow it never refuses by', async () => {
+    const counted = new CountedRedis({ url: await testRedis() })
+    const { app } = await limitedApp({}, { redis: counted.resource })
+    const events: unknown[] = []
+    const keep = (event: unknown) => void events.push(event)
+    subscribe('reqscope:rate-limit:refused', keep)
+    onTestFinished(() => void unsubscribe('reqscope:rate-limit:refused', keep))
+    const group = randomUUID()
+    const one = { limit: 1, windowMs: 60_000, group }
+    app.get('/', { config: { scope: { rateLimit: [one, { ...one, name: 'planned', shadow: true }] } } }, () => 1)
+    app.get('/shadow', { config: { scope: { rateLimit: { ...one, name: 'planned', shadow: true } } } }, () => 1)
+    expect(await statusesOf(3, () => app.inject('/'))).toEqual([200, 429, 429])
+    expect(await statusesOf(2, () => app.inject('/shadow'))).toEqual([200, 200])
+    expect((await app.inject('/shadow')).headers).not.toHaveProperty('ratelimit')
+    const planned = { limit: 'planned', shadow: true, by: 'store' }
+    expect(events).toEqual([
+      { limit: '60s', shadow: false, by: 'store' },
+      planned,
+      { limit: '60s', shadow: false, by: 'memory' },
+      ...[planned, planned, planned],
+    ])
+  })
+
+  it('asks plans, costs and whom to skip of the request', async () => {
+    const { app } = await limitedApp()
+    const header = (request: FastifyRequest, name: string) => String(request.headers[name] ?? '')
+    const rateLimit = {
+      limit: (request: FastifyRequest) => (header(request, 'plan') === 'gold' ? 10 : 2),
+      windowMs: 60_000,
+      key: (request: FastifyRequest) => header(request, 'plan'),
+      cost: async (request: FastifyRequest) => (request.method === 'POST' ? 2 : 1),
+      skip: (request: FastifyRequest) => header(request, 'plan') === 'staff',
+    }
+    app.route({ method: ['GET', 'POST'], url: '/', config: { scope: { rateLimit } }, handler: () => 1 })
+    const ask = (plan: string, method: 'GET' | 'POST' = 'GET') => app.inject({ url: '/', method, headers: { plan } })
+    expect((await ask('gold', 'POST')).headers).toMatchObject({ 'ratelimit-policy': '"60s";q=10;w=60' })
+    expect((await ask('gold')).headers.ratelimit).toMatch(/^"60s";r=7;/)
+    expect(await statusesOf(2, () => ask('basic', 'POST'))).toEqual([200, 429])
+    expect(await statusesOf(20, () => ask('staff'))).toEqual(new Array(20).fill(200))
+    expect((await ask('staff')).headers).not.toHaveProperty('ratelimit')
+  })
+
+  it('does as the limit says while the store is away: counts by itself, lets all pass, or refuses with 503', async () => {
+    const server = await startRedis({ own: true })
+    onTestFinished(() => server.stop())
+    const { app } = await limitedApp({}, { redis: redis({ url: server.url }) })
+    for (const onStoreFailure of ['local', 'allow', 'refuse'] as const) {
+      const rateLimit = { limit: 1, windowMs: 60_000, onStoreFailure }
+      app.get(`/${onStoreFailure}`, { config: { scope: { rateLimit } } }, () => 1)
+    }
+    await app.ready()
+    server.kill('SIGSTOP')
+    onTestFinished(() => server.kill('SIGCONT'))
+    const since = performance.now()
+    expect(await statusesOf(3, () => app.inject('/local'))).toEqual([200, 429, 429])
+    expect(await statusesOf(3, () => app.inject('/allow'))).toEqual([200, 200, 200])
+    const refused = await app.inject('/refuse')
+    expect([refused.statusCode, refused.headers['retry-after']]).toEqual([503, '1'])
+    expect(performance.now() - since).toBeLessThan(900) // the store was asked once, for 100 ms
   })
 
   it('refuses the upgrade to a websocket', async () => {

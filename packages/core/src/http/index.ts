@@ -2,6 +2,7 @@
 export { AdaptiveLimit, type AdaptiveOptions } from '../limits/adaptive.ts'
 export { AdmissionGate } from '../limits/admission-gate.ts'
 export { ConcurrencyLimit, type ConcurrencyOptions, PRIORITIES, type Priority } from '../limits/concurrency.ts'
+export { Refusal } from '../limits/refusal.ts'
 export { OptionReader } from '../options.ts'
 export { runInContext } from '../scope/current.ts'
 export { isTransactional } from '../scope/resource.ts'
@@ -19,6 +20,7 @@ export {
 export {
   giveBack,
   type Passage,
+  type RefusalAnswer,
   type RouteRateLimitConfig,
   type RouteRateLimitOptions,
   RouteRateLimits,

@@ -6,9 +6,11 @@ import {
   type RateLimitRule,
   rateLimitRule,
 } from '../limits/rate-limit-options.ts'
-import type { Consumption, RateLimiter, Window } from '../limits/rate-limiter.ts'
+import type { Consumption, Decision, RateLimiter } from '../limits/rate-limiter.ts'
 import { RateLimits } from '../limits/rate-limits.ts'
+import type { Refusal, Window } from '../limits/refusal.ts'
 import { OptionReader } from '../options.ts'
+import { problemDetails } from './problem-details.ts'
 
 /** One limit of a route. */
 export interface RouteRateLimitOptions<Request> extends RateLimitOptions<Request> {
@@ -29,6 +31,12 @@ export interface Passage {
   readonly states: readonly RateLimitState[]
 }
 
+/** The whole answer to a request that a limit refused. */
+export interface RefusalAnswer {
+  readonly headers: readonly (readonly [name: string, value: string])[]
+  readonly body: string
+}
+
 const OPTIONS = [...RATE_LIMIT_OPTIONS, 'stage', 'legacyHeaders'] as const
 
 /** The limits of a route, at the stages they are decided at. */
@@ -37,6 +45,8 @@ export class RouteRateLimits<Request> {
   readonly #legacy: boolean
   /** Where the limits are the same for every request, so is the header. */
   readonly #policies: string | undefined
+  /** Under a flood the same refusal is answered again and again. */
+  readonly #answers = new WeakMap<Refusal, RefusalAnswer>()
 
   /**
    * @param prefix what the config is called in messages.
@@ -68,10 +78,9 @@ export class RouteRateLimits<Request> {
   }
 
   /**
-   * Decides at one stage.
+   * Decides at one stage: at once where that is known already.
    *
    * @param earlier what the request consumed at the stage before, which is given back if this one refuses it.
-   * @throws RateLimitExceededError where a limit refuses. At once where that is known already, else as a rejection.
    * @throws OverloadedError where the limits can't be counted and say to refuse then.
    */
   check(
@@ -79,7 +88,7 @@ export class RouteRateLimits<Request> {
     stage: 'onRequest' | 'preHandler',
     request: Request,
     earlier: Passage | undefined,
-  ): Passage | Promise<Passage> {
+  ): Passage | Refusal | Promise<Passage | Refusal> {
     const windows = this.#stages[stage]?.windows(request) ?? []
     if (!Array.isArray(windows)) {
       return (windows as Promise<Window[]>).then((all) => this.#decide(limiter, all, earlier))
@@ -87,31 +96,44 @@ export class RouteRateLimits<Request> {
     return this.#decide(limiter, windows, earlier)
   }
 
-  #decide(limiter: RateLimiter, windows: Window[], earlier: Passage | undefined): Passage | Promise<Passage> {
+  #decide(
+    limiter: RateLimiter,
+    windows: Window[],
+    earlier: Passage | undefined,
+  ): Passage | Refusal | Promise<Passage | Refusal> {
     const decision = limiter.decide(windows)
-    return 'then' in decision
-      ? decision.then(
-          (decided) => this.#passage(limiter, decided, earlier),
-          (error: unknown) => {
-            giveBack(limiter, earlier)
-            throw error
-          },
-        )
-      : this.#passage(limiter, decision, earlier)
+    if (!('then' in decision)) return this.#passage(limiter, decision, earlier)
+    return decision.then(
+      (decided) => this.#passage(limiter, decided, earlier),
+      (error: unknown) => {
+        giveBack(limiter, earlier)
+        throw error
+      },
+    )
   }
 
-  #passage(
-    limiter: RateLimiter,
-    decision: Awaited<ReturnType<RateLimiter['decide']>>,
-    earlier: Passage | undefined,
-  ): Passage {
+  #passage(limiter: RateLimiter, decision: Decision, earlier: Passage | undefined): Passage | Refusal {
     if (decision.tag === 'refused') {
       giveBack(limiter, earlier)
-      throw decision.error
+      return decision
     }
     const { consumed, states } = decision
     if (earlier === undefined) return { consumed: [consumed], states }
     return { consumed: [...earlier.consumed, consumed], states: [...earlier.states, ...states] }
+  }
+
+  /** What a client is told of a refusal: the same as it is told of the error. */
+  answerTo(refusal: Refusal): RefusalAnswer {
+    const known = this.#answers.get(refusal)
+    if (known !== undefined) return known
+    const { headers, body } = problemDetails(refusal.toError())
+    const { 'content-type': type, ...others } = headers
+    const all: [string, string][] = []
+    this.writeHeaders(refusal.states, (name, value) => all.push([name, value]))
+    all.push(...Object.entries(others), ['content-type', `${type}; charset=utf-8`])
+    const answer = { headers: all, body: JSON.stringify(body) }
+    this.#answers.set(refusal, answer)
+    return answer
   }
 
   /** Writes what a client may know of its limits, of a request that passed or of one that was refused. */
@@ -126,7 +148,8 @@ export class RouteRateLimits<Request> {
 
 /** Gives back what a request consumed that is refused for another reason. */
 export function giveBack(limiter: RateLimiter, passage: Passage | undefined): void {
-  for (const consumption of passage?.consumed ?? []) limiter.giveBack(consumption)
+  if (passage === undefined) return
+  for (const consumption of passage.consumed) limiter.giveBack(consumption)
 }
 
 interface RouteRule<Request> extends RateLimitRule<Request> {

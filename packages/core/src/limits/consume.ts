@@ -32,6 +32,6 @@ export async function consume(limiter: RateLimiter, options: ConsumeOptions): Pr
   const rule = rateLimitRule<undefined>({ ...rest, key: () => key }, 'consume')
   const windows = await new RateLimits([rule], 'consume', () => '').windows(undefined)
   const decision = await limiter.decide(windows)
-  if (decision.tag === 'refused') throw decision.error
+  if (decision.tag === 'refused') throw decision.toError()
   return decision.states[0]
 }

@@ -32,5 +32,5 @@ export function legacyHeaders(states: readonly RateLimitState[]): Record<string,
 
 // A string of structured fields (RFC 9651); names hold nothing else, they are checked.
 function quoted(name: string): string {
-  return `"${name.replace(/["\\]/g, '\\$&')}"`
+  return `"${name.includes('"') || name.includes('\\') ? name.replace(/["\\]/g, '\\$&') : name}"`
 }

@@ -27,19 +27,38 @@ export function rateLimited<This, Args extends unknown[], Result>(
   options: RateLimitedOptions<Args>,
   fn: (this: This, ...args: Args) => Result,
 ): (this: This, ...args: Args) => Promise<Awaited<Result>> {
-  const read = new OptionReader('rateLimited', options)
-  const name = read.string('name', undefined) ?? fn.name
+  checkRateLimited(options, 'rateLimited')
+  const name = options.name ?? fn.name
   if (name === '') throw new InvalidOptionError('rateLimited.name', undefined, 'given: the function has no name')
-  if (typeof options.key !== 'function') throw new InvalidOptionError('rateLimited.key', options.key, 'a function')
-  const { key, cost, ...limits } = options
+  return limitedFunction(options, fn, name, `${name}, which is rate limited,`)
+}
+
+/** @throws InvalidOptionError naming the option that is wrong. */
+export function checkRateLimited<Args extends readonly unknown[]>(
+  options: RateLimitedOptions<Args>,
+  prefix: string,
+): void {
+  const read = new OptionReader(prefix, options)
   read.onlyKnown(['name', 'key', 'limit', 'windowMs', 'burst', 'cost', 'shadow', 'onStoreFailure', 'storeTimeoutMs'])
-  rateLimitRule({ ...limits, name, ...(typeof cost !== 'function' && cost !== undefined && { cost }) }, 'rateLimited')
+  if (typeof options.key !== 'function') throw new InvalidOptionError(`${prefix}.key`, options.key, 'a function')
+  const { key, cost, ...limits } = options
+  rateLimitRule({ ...limits, ...(typeof cost !== 'function' && cost !== undefined && { cost }) }, prefix)
+}
+
+/** @param called what needs a scope, for the message where there is none. */
+export function limitedFunction<This, Args extends unknown[], Result>(
+  options: RateLimitedOptions<Args>,
+  fn: (this: This, ...args: Args) => Result,
+  name: string,
+  called: string,
+): (this: This, ...args: Args) => Promise<Awaited<Result>> {
+  const { key, cost, ...limits } = options
   return async function limited(this: This, ...args: Args): Promise<Awaited<Result>> {
-    await requireCurrentScope(`${name}, which is rate limited,`).consume({
+    await requireCurrentScope(called).consume({
       ...limits,
       name,
-      key: key(...args),
-      ...(cost !== undefined && { cost: typeof cost === 'function' ? cost(...args) : cost }),
+      key: key.apply(this, args),
+      ...(cost !== undefined && { cost: typeof cost === 'function' ? cost.apply(this, args) : cost }),
     })
     return await fn.apply(this, args)
   }

@@ -1,25 +1,15 @@
-import { OverloadedError, RateLimitExceededError, type RateLimitState } from '../errors.ts'
+import { OverloadedError, type RateLimitState } from '../errors.ts'
 import { publish } from '../events.ts'
 import type { Logger } from '../scope/logger.ts'
-import { remainingOf, resetMsOf, retryAfterMsOf } from './gcra.ts'
+import { resetMsOf } from './gcra.ts'
 import { LocalStore } from './local-store.ts'
-import type { RateLimitRule } from './rate-limit-options.ts'
 import type { RedisStore } from './redis-store.ts'
+import { type DecidedBy, publishRefused, Refusal, stateOf, type Window } from './refusal.ts'
 import { RefusedTable } from './refused-table.ts'
-import { stackless } from './stackless.ts'
-import { type Charge, passes, type Verdict } from './store.ts'
+import { passes, type Verdict } from './store.ts'
 
 // After a failure the store is left alone for so long: a request each second finds out whether it is back.
 const STORE_RETRY_MS = 1_000
-
-/** What one limit asks for one request. */
-export interface Window extends Charge {
-  readonly rule: Pick<RateLimitRule<never>, 'name' | 'onStoreFailure' | 'storeTimeoutMs'>
-  readonly limit: number
-  readonly windowMs: number
-  /** Whom it counts; windows of one subject are decided together, wherever they are kept. */
-  readonly subject: string
-}
 
 /** What was taken, and where, so that it can be given back. */
 export interface Consumption {
@@ -30,7 +20,7 @@ export interface Consumption {
 /** How a request came through its limits. */
 export type Decision =
   | { readonly tag: 'passed'; readonly states: readonly RateLimitState[]; readonly consumed: Consumption }
-  | { readonly tag: 'refused'; readonly error: RateLimitExceededError }
+  | Refusal
 
 const UNCOUNTED: Decision = { tag: 'passed', states: [], consumed: { windows: [], from: 'local' } }
 
@@ -76,35 +66,51 @@ export class RateLimiter {
       return
     }
     const timeoutMs = timeoutOf(windows)
-    for (const group of this.#groups(this.#store, refunds)) this.#store.consume(group, timeoutMs).catch(() => {})
+    const groups = this.#store.isCluster ? groupsOf(refunds) : [refunds]
+    for (const group of groups) this.#store.consume(group, timeoutMs).catch(() => {})
   }
 
-  #remembered(windows: readonly Window[], now: number): Decision | undefined {
+  #remembered(windows: readonly Window[], now: number): Refusal | undefined {
     if (this.#refused.size === 0) return undefined
-    for (const window of windows) {
+    for (let index = 0; index < windows.length; index++) {
+      const window = windows[index] as Window
       if (window.shadow) continue
-      const backlog = this.#refused.backlogOf(window, now)
-      if (backlog !== undefined) return refusal([window], [{ fits: false, backlog }], 'memory')
+      const refusal = this.#refused.refusalOf(window, now)
+      if (refusal === undefined) continue
+      publishRefused(window, 'memory')
+      return refusal
     }
     return undefined
   }
 
-  async #byStore(store: RedisStore, windows: readonly Window[], askedAt: number): Promise<Decision> {
-    const groups = this.#groups(store, windows)
+  #byStore(store: RedisStore, windows: readonly Window[], askedAt: number): Promise<Decision> {
+    if (store.isCluster && !areOfOneSubject(windows)) return this.#bySeveral(store, windows, askedAt)
+    return store.consume(windows, timeoutOf(windows)).then(
+      (verdicts) => {
+        if (this.#storeFailed) this.#storeAnswered()
+        return passes(windows, verdicts)
+          ? passed(windows, verdicts, 'store')
+          : this.#refusedByStore(windows, verdicts, askedAt)
+      },
+      (error: unknown) => {
+        this.#storeDown(error)
+        return this.#withoutStore(windows, error)
+      },
+    )
+  }
+
+  /** In a cluster the windows of each subject are a round trip of their own, one after another. */
+  async #bySeveral(store: RedisStore, windows: readonly Window[], askedAt: number): Promise<Decision> {
     const timeoutMs = timeoutOf(windows)
     const asked: Window[] = []
     const verdicts: Verdict[] = []
     try {
-      for (const group of groups) {
+      for (const group of groupsOf(windows)) {
         const answer = await store.consume(group, timeoutMs)
         if (!passes(group, answer)) {
           this.giveBack(consumption(asked, verdicts, 'store'))
-          group.forEach((window, index) => {
-            const verdict = answer[index] as Verdict
-            if (!verdict.fits && !window.shadow) this.#refused.add(window, verdict.backlog, askedAt)
-          })
           this.#storeAnswered()
-          return refusal(group, answer, 'store')
+          return this.#refusedByStore(group, answer, askedAt)
         }
         asked.push(...group)
         verdicts.push(...answer)
@@ -118,17 +124,12 @@ export class RateLimiter {
     return passed(asked, verdicts, 'store')
   }
 
-  /** What can be decided in one round trip each. */
-  #groups<W extends Window>(store: RedisStore, windows: readonly W[]): readonly (readonly W[])[] {
-    const [first] = windows
-    if (!store.isCluster || windows.every(({ subject }) => subject === first?.subject)) return [windows]
-    const groups = new Map<string, W[]>()
-    for (const window of windows) {
-      const group = groups.get(window.subject)
-      if (group === undefined) groups.set(window.subject, [window])
-      else group.push(window)
-    }
-    return [...groups.values()]
+  #refusedByStore(windows: readonly Window[], verdicts: readonly Verdict[], askedAt: number): Refusal {
+    windows.forEach((window, index) => {
+      const { fits, backlog } = verdicts[index] as Verdict
+      if (!fits && !window.shadow) this.#refused.add(window, backlog, askedAt)
+    })
+    return refusal(windows, verdicts, 'store')
   }
 
   #withoutStore(windows: readonly Window[], cause: unknown): Decision {
@@ -170,11 +171,24 @@ export class RateLimiter {
 }
 
 function timeoutOf(windows: readonly Window[]): number {
-  return windows.reduce((least, { rule }) => Math.min(least, rule.storeTimeoutMs), Number.POSITIVE_INFINITY)
+  let least = Number.POSITIVE_INFINITY
+  for (const { rule } of windows) if (rule.storeTimeoutMs < least) least = rule.storeTimeoutMs
+  return least
 }
 
-function stateOf({ rule, limit, windowMs, rate }: Window, backlog: number, resetMs: number): RateLimitState {
-  return { name: rule.name, limit, windowMs, remaining: remainingOf(backlog, rate), resetMs }
+function areOfOneSubject([first, ...others]: readonly Window[]): boolean {
+  return others.every(({ subject }) => subject === first?.subject)
+}
+
+/** What can be decided in one round trip each. */
+function groupsOf<W extends Window>(windows: readonly W[]): readonly (readonly W[])[] {
+  const groups = new Map<string, W[]>()
+  for (const window of windows) {
+    const group = groups.get(window.subject)
+    if (group === undefined) groups.set(window.subject, [window])
+    else group.push(window)
+  }
+  return [...groups.values()]
 }
 
 function passed(windows: readonly Window[], verdicts: readonly Verdict[], by: 'store' | 'local'): Decision {
@@ -183,36 +197,21 @@ function passed(windows: readonly Window[], verdicts: readonly Verdict[], by: 's
     const window = windows[index] as Window
     const { fits, backlog } = verdicts[index] as Verdict
     if (!window.shadow) states.push(stateOf(window, backlog, resetMsOf(backlog, window.rate)))
-    else if (!fits) publish('reqscope:rate-limit:refused', () => ({ limit: window.rule.name, shadow: true, by }))
+    else if (!fits) publishRefused(window, by)
   }
   return { tag: 'passed', states, consumed: consumption(windows, verdicts, by) }
 }
 
 function consumption(windows: readonly Window[], verdicts: readonly Verdict[], from: 'store' | 'local'): Consumption {
-  const all = verdicts.every(({ fits }) => fits)
+  const all = verdicts.every(fits)
   return { windows: all ? windows : windows.filter((_, index) => verdicts[index]?.fits === true), from }
 }
 
-function refusal(windows: readonly Window[], verdicts: readonly Verdict[], by: 'store' | 'memory' | 'local'): Decision {
-  const violated: RateLimitState[] = []
-  const others: RateLimitState[] = []
-  let retryAfterMs: number | undefined = 0
+const fits = (verdict: Verdict): boolean => verdict.fits
+
+function refusal(windows: readonly Window[], verdicts: readonly Verdict[], by: DecidedBy): Refusal {
   windows.forEach((window, index) => {
-    const { rule, rate, cost, shadow } = window
-    const { fits, backlog } = verdicts[index] as Verdict
-    if (!fits) publish('reqscope:rate-limit:refused', () => ({ limit: rule.name, shadow, by }))
-    if (shadow) return
-    if (fits) {
-      others.push(stateOf(window, backlog, resetMsOf(backlog, rate)))
-      return
-    }
-    const passesInMs = retryAfterMsOf(backlog, cost, rate)
-    if (retryAfterMs !== undefined) {
-      retryAfterMs = passesInMs === undefined ? undefined : Math.max(retryAfterMs, passesInMs)
-    }
-    violated.push(stateOf(window, backlog, passesInMs ?? resetMsOf(backlog, rate)))
+    if (verdicts[index]?.fits !== true) publishRefused(window, by)
   })
-  const facts = { violated: violated.map(({ name }) => name), states: [...violated, ...others], retryAfterMs }
-  const error = stackless(() => new RateLimitExceededError(facts))
-  return { tag: 'refused', error }
+  return new Refusal(windows, verdicts)
 }

@@ -3,7 +3,7 @@ import { InvalidOptionError } from '../errors.ts'
 import { clientSubject } from './client-address.ts'
 import type { Rate } from './gcra.ts'
 import { checkedRate, type RateLimitRule } from './rate-limit-options.ts'
-import type { Window } from './rate-limiter.ts'
+import type { Window } from './refusal.ts'
 
 // Longer subjects are kept as a hash: keys stay short, and a token that is used as a key is not written out.
 const MAX_SUBJECT = 64

@@ -5,9 +5,11 @@ import type { Charge, Verdict } from './store.ts'
 /**
  * GCRA over several windows: checks all of them, then writes all of them or none.
  *
- * KEYS: the key of each window. ARGV: for each window p, q, burst, cost, and 1 where it is a shadow, else 0; see gcra.ts.
+ * KEYS: the key of each window. ARGV: for each window what it is charged, the most its backlog may be, both in units of the
+ * rate, and how many units a microsecond has, negative where the window is a shadow; see gcra.ts. Each argument costs the
+ * client as much as a key does, so there are no more of them than the script needs.
  * A key holds `us:f:q`, the time at which its backlog is gone. The time is the server's own.
- * Reply: for each window 1 where the charge fitted, else 0, and its backlog afterwards; then the time of the decision, in µs.
+ * Reply: for each window its backlog afterwards; where the charge did not fit, -1 less the backlog.
  */
 export const gcraScript = new Script(`
 local time = redis.call('TIME')
@@ -15,29 +17,33 @@ local now = time[1] * 1000000 + time[2]
 local stored = redis.call('MGET', unpack(KEYS))
 local reply, passes = {}, true
 for i = 1, #KEYS do
-  local at = (i - 1) * 5
-  local p, q, burst, cost = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+  local at = (i - 1) * 3
+  local charge, most, q = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  local shadow = q < 0
+  if shadow then q = -q end
   local backlog = 0
   if stored[i] then
     local us, f, oldq = string.match(stored[i], '^(%d+):(%d+):(%d+)$')
     if us then
       f, oldq = tonumber(f), tonumber(oldq)
       if oldq ~= q then f = math.floor(f * q / oldq) end
-      backlog = math.max(0, math.min(p * burst, (tonumber(us) - now) * q + f))
+      backlog = math.max(0, math.min(most, (tonumber(us) - now) * q + f))
     end
   end
-  local fits = backlog + cost * p <= p * burst
-  if not fits and ARGV[at + 5] == '0' then passes = false end
-  reply[2 * i - 1] = fits and 1 or 0
-  reply[2 * i] = backlog
+  if backlog + charge <= most then
+    reply[i] = backlog
+  else
+    reply[i] = -1 - backlog
+    if not shadow then passes = false end
+  end
 end
 if passes then
   for i = 1, #KEYS do
-    local at = (i - 1) * 5
-    local cost = tonumber(ARGV[at + 4])
-    if reply[2 * i - 1] == 1 and cost ~= 0 then
-      local q = tonumber(ARGV[at + 2])
-      local backlog = math.max(0, reply[2 * i] + cost * tonumber(ARGV[at + 1]))
+    local at = (i - 1) * 3
+    local charge = tonumber(ARGV[at + 1])
+    if reply[i] >= 0 and charge ~= 0 then
+      local q = math.abs(tonumber(ARGV[at + 3]))
+      local backlog = math.max(0, reply[i] + charge)
       local whole = math.floor(backlog / q)
       if backlog == 0 then
         redis.call('DEL', KEYS[i])
@@ -45,13 +51,24 @@ if passes then
         redis.call('SET', KEYS[i], string.format('%.0f:%.0f:%.0f', now + whole, backlog % q, q),
           'PX', string.format('%.0f', math.floor(whole / 1000) + 1))
       end
-      reply[2 * i] = backlog
+      reply[i] = backlog
     end
   end
 end
-reply[#reply + 1] = now
 return reply
 `)
+
+/** What the script is given for these charges, after the keys. */
+export function gcraArguments(charges: readonly Charge[]): number[] {
+  const args: number[] = []
+  for (const { rate, cost, shadow } of charges) args.push(cost * rate.p, rate.p * rate.burst, shadow ? -rate.q : rate.q)
+  return args
+}
+
+/** What the script replied. */
+export function gcraVerdicts(reply: readonly number[]): Verdict[] {
+  return reply.map((backlog) => (backlog >= 0 ? { fits: true, backlog } : { fits: false, backlog: -1 - backlog }))
+}
 
 /** Counts that all processes share, decided by Redis on its own clock. */
 export class RedisStore {
@@ -71,14 +88,8 @@ export class RedisStore {
    *
    * @throws ConnectionLostError when Redis does not answer within `timeoutMs`.
    */
-  async consume(charges: readonly Charge[], timeoutMs: number): Promise<Verdict[]> {
-    const args: number[] = []
-    const keys: string[] = []
-    for (const { key, rate, cost, shadow } of charges) {
-      keys.push(key)
-      args.push(rate.p, rate.q, rate.burst, cost, shadow ? 1 : 0)
-    }
-    const reply = (await this.#redis.run(gcraScript, keys, args, { timeoutMs })) as number[]
-    return charges.map((_, index) => ({ fits: reply[2 * index] === 1, backlog: reply[2 * index + 1] as number }))
+  consume(charges: readonly Charge[], timeoutMs: number): Promise<Verdict[]> {
+    const keys = charges.map(({ key }) => key)
+    return this.#redis.run(gcraScript, keys, gcraArguments(charges), { timeoutMs }).then(gcraVerdicts as never)
   }
 }

@@ -21,5 +21,8 @@ export interface Verdict {
 
 /** Whether a request with these charges and verdicts passes: a refused one has consumed nothing, in no window. */
 export function passes(charges: readonly Charge[], verdicts: readonly Verdict[]): boolean {
-  return verdicts.every((verdict, index) => verdict.fits || charges[index]?.shadow === true)
+  for (let index = 0; index < verdicts.length; index++) {
+    if (verdicts[index]?.fits !== true && charges[index]?.shadow !== true) return false
+  }
+  return true
 }

@@ -131,6 +131,7 @@ export class AdvisoryLocks implements AdvisoryAccess {
 class Plain implements Statement<Row[]> {
   readonly text: string
   readonly effect = 'none'
+  readonly isOurs = true
   readonly setsStatementTimeout: boolean
   readonly #parameters: string[]
   lease: Lease | undefined

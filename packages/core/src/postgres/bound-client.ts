@@ -16,12 +16,17 @@ export class BoundSource {
     this.level = level
   }
 
-  unsafe(text: string, parameters: readonly unknown[] | undefined, options?: { simple?: boolean }): BoundQuery {
+  unsafe(
+    text: string,
+    parameters: readonly unknown[] | undefined,
+    options?: { simple?: boolean; isOurs?: boolean },
+  ): BoundQuery {
     return new BoundQuery(this.session, this.level, {
       tag: 'text',
       text,
       parameters: parameters ?? [],
       simple: options?.simple,
+      isOurs: options?.isOurs,
     })
   }
 }
@@ -46,10 +51,12 @@ const INSTEAD: Record<string, string> = {
  */
 export function boundClient(session: Session, level: Level | undefined, template: Sql): Sql {
   const source = new BoundSource(session, level)
-  const tagged = (first: unknown, ...rest: unknown[]): unknown =>
-    isTemplate(first)
+  const tagged = (first: unknown, ...rest: unknown[]): unknown => {
+    session.statements?.calledFrom(tagged)
+    return isTemplate(first)
       ? new BoundQuery(session, level, { tag: 'template', strings: first, holes: rest })
       : (template as unknown as (...args: unknown[]) => unknown)(first, ...rest)
+  }
 
   const transaction = (...args: [unknown, unknown?]): Promise<unknown> => {
     const [options, fn] = typeof args[0] === 'function' ? ['', args[0]] : args

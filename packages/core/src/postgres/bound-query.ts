@@ -136,6 +136,10 @@ export class BoundQuery extends Fragment implements PromiseLike<unknown>, Statem
     return textOf(this.#source, fragmentText)
   }
 
+  get isOurs(): boolean {
+    return this.#source.tag === 'text' && this.#source.isOurs === true
+  }
+
   get setsStatementTimeout(): boolean {
     return this.#known?.setsStatementTimeout ?? false
   }

@@ -74,9 +74,11 @@ function tablesClassFor(template: DatabaseTemplate): new (session: BoundSession)
     }
   }
   for (const [name, config] of Object.entries(schema ?? {})) {
+    const table = () => {} // never on a stack, so that none of it is left out
     Object.defineProperty(Tables.prototype, name, {
       enumerable: true,
       get(this: Tables) {
+        Tables.sessionOf(this).owner.statements?.calledFrom(table)
         return new RelationalQueryBuilder(
           fullSchema as never,
           schema as never,
@@ -183,4 +185,27 @@ export function sessionOf(database: unknown): Session {
   const session = BoundPostgresJsDatabase.sessionOf(database) ?? BoundTransaction.sessionOf(database)
   if (session === undefined) throw new InvalidOptionError('pin.db', database, 'scope.db, or a transaction of it')
   return session
+}
+
+// What begins a statement, in the line that asks for it.
+const BUILDERS = [
+  'select',
+  'selectDistinct',
+  'selectDistinctOn',
+  'insert',
+  'update',
+  'delete',
+  'execute',
+  '$count',
+] as const
+
+for (const Database of [BoundPostgresJsDatabase, BoundTransaction]) {
+  const prototype = Database.prototype as unknown as Record<string, (...args: unknown[]) => unknown>
+  for (const name of BUILDERS) {
+    const build = prototype[name] as (...args: unknown[]) => unknown
+    prototype[name] = function noteCaller(this: object, ...args: unknown[]): unknown {
+      sessionOf(this).statements?.calledFrom(noteCaller)
+      return build.apply(this, args)
+    }
+  }
 }

@@ -90,7 +90,9 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
       name: runtime.name,
       inTransaction: (scope) => this.#session(scope).isInTransaction,
       query: (scope, text, parameters) =>
-        new BoundSource(this.#session(scope), undefined).unsafe(text, parameters) as unknown as Promise<never>,
+        new BoundSource(this.#session(scope), undefined).unsafe(text, parameters, {
+          isOurs: true,
+        }) as unknown as Promise<never>,
       target: () => this.#target(),
     }
   }
@@ -110,6 +112,10 @@ class PostgresResource implements Resource<BoundPostgresJsDatabase>, Transaction
 
   release(handle: BoundPostgresJsDatabase): void | Promise<void> {
     return sessionOf(handle).release()
+  }
+
+  summary(handle: BoundPostgresJsDatabase): object {
+    return sessionOf(handle).summary
   }
 
   cancel(handle: BoundPostgresJsDatabase, _scope: Scope, reason: Error): void {

@@ -9,6 +9,7 @@ import type { PooledLease } from './pool.ts'
 import { withoutGap } from './row-gap.ts'
 import { staleFence } from './stale-fence.ts'
 import type { Statement } from './statement.ts'
+import type { StatementLog } from './statement-log.ts'
 import { type Effect, effectOfTag, setsLocally } from './statement-text.ts'
 
 /** What of its borrower a lease needs. */
@@ -23,6 +24,7 @@ export interface LeaseHolder {
   readonly resource: string
   readonly leakThresholdMs: number
   readonly statementTimeoutMs: number
+  readonly statements: StatementLog | undefined
   /** The lease has nothing in flight any more. */
   settled(lease: Lease): void
   /** Takes the lease away from the holder; its connection goes to somebody else. */
@@ -145,17 +147,21 @@ export class Lease implements PooledLease {
     if (effect !== 'none') this.noteEffect(effect)
     if (statement.setsStatementTimeout) this.#ownStatementTimeout = true
     this.#inFlight++
-    this.#lastText = statement.text
-    this.#lastStartedAt = performance.now()
+    const { text } = statement
+    this.#lastText = text
+    const startedAt = performance.now()
+    this.#lastStartedAt = startedAt
     return this.#sent(statement).then(
       (result) => {
         statement.settled()
+        if (!statement.isOurs) this.#holder.statements?.settled(text, performance.now() - startedAt)
         this.#noteTags(result, statement)
         this.#settle()
         return withoutGap(result)
       },
       (error: unknown) => {
         statement.settled()
+        if (!statement.isOurs) this.#holder.statements?.settled(text, performance.now() - startedAt)
         const failure = this.failure(error)
         this.#settle()
         throw failure

@@ -5,6 +5,12 @@ import { InvalidOptionError, UNSHOWN } from '../errors.ts'
 import { OptionReader } from '../options.ts'
 import type { SiteCapture } from '../scope/acquisition-site.ts'
 import type { ArrayTypeOf } from './array-types.ts'
+import {
+  checkStatementLog,
+  type RepeatedStatementsOptions,
+  type SlowStatementsOptions,
+  type StatementLogConfig,
+} from './statement-log.ts'
 import { type ReadUrl, readUrl } from './url.ts'
 
 /** How to reach Postgres, and how many connections may be held for how long. */
@@ -68,6 +74,10 @@ export interface PostgresOptions<Schema extends Record<string, unknown> = Record
    * long are reported with the route that holds them. 0 switches it off. Default 10,000.
    */
   readonly idleTransactionCheckMs?: number
+  /** What is done about a statement that one scope runs again and again. */
+  readonly repeatedStatements?: RepeatedStatementsOptions
+  /** What is done about a statement that takes long. */
+  readonly slowStatements?: SlowStatementsOptions
 }
 
 /** The options, checked and complete. */
@@ -95,6 +105,7 @@ export interface PostgresConfig {
   readonly maxPrepared: number
   readonly circuitBreaker: Required<CircuitBreakerOptions>
   readonly idleTransactionCheckMs: number
+  readonly statementLog: StatementLogConfig
 }
 
 export interface Endpoint {
@@ -137,6 +148,8 @@ const KNOWN = [
   'maxPrepared',
   'circuitBreaker',
   'idleTransactionCheckMs',
+  'repeatedStatements',
+  'slowStatements',
 ] as const satisfies readonly (keyof PostgresOptions)[]
 
 const MODES: readonly unknown[] = [true, false, 'require', 'prefer', 'verify-full']
@@ -199,6 +212,7 @@ export function checkPostgresOptions(options: PostgresOptions<Record<string, unk
     maxPrepared: read.integer('maxPrepared', 256, { min: 0 }),
     circuitBreaker: checkCircuitBreakerOptions(options.circuitBreaker ?? {}, 'postgres.circuitBreaker'),
     idleTransactionCheckMs: read.milliseconds('idleTransactionCheckMs', 10_000),
+    statementLog: checkStatementLog(options.repeatedStatements, options.slowStatements),
   })
 }
 

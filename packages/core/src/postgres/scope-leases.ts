@@ -8,6 +8,7 @@ import { Connection } from './connection.ts'
 import { type Hold, Lease, type LeaseHolder } from './lease.ts'
 import type { Borrower, Pool } from './pool.ts'
 import type { Statement } from './statement.ts'
+import { StatementLog } from './statement-log.ts'
 
 /**
  * The leases of one scope. Statements that are in no transaction share one, the sticky lease: the scope keeps it while
@@ -16,11 +17,14 @@ import type { Statement } from './statement.ts'
 export class ScopeLeases implements LeaseHolder, Borrower {
   readonly scope: Scope
   readonly resource: string
+  /** Where statements are counted, or a summary is asked for. */
+  readonly statements: StatementLog | undefined
   heldBefore = false
   waits = 0
 
   readonly #pool: Pool
-  readonly #takenAt: AcquisitionSite | undefined
+  readonly takenAt: AcquisitionSite | undefined
+  #waitedMs = 0
   readonly #all: Lease[] = []
   #sticky: Lease | undefined
   #acquiring: Promise<Lease> | undefined
@@ -30,7 +34,9 @@ export class ScopeLeases implements LeaseHolder, Borrower {
     this.scope = scope
     this.resource = resource
     this.#pool = pool
-    this.#takenAt = pool.sites.record(scope.name, scope.handleOf)
+    this.takenAt = pool.sites.record(scope.name, scope.handleOf)
+    const { statementLog } = pool.config
+    this.statements = statementLog.isOff && !scope.isSummarised ? undefined : new StatementLog(this, statementLog)
   }
 
   get holds(): number {
@@ -41,13 +47,18 @@ export class ScopeLeases implements LeaseHolder, Borrower {
     return this.#pool.config.leakThresholdMs
   }
 
+  /** How long it has waited for connections, in milliseconds. */
+  get waitedMs(): number {
+    return this.#waitedMs
+  }
+
   get statementTimeoutMs(): number {
     return this.#pool.config.statementTimeoutMs
   }
 
   /** @throws what `assertUsable` throws. */
   assertUsable(): void {
-    assertUsable(this.scope, this.resource, this.#takenAt)
+    assertUsable(this.scope, this.resource, this.takenAt)
   }
 
   /** Whether all it holds could be given back at once: at most the sticky lease, with nothing going on. */
@@ -117,7 +128,12 @@ export class ScopeLeases implements LeaseHolder, Borrower {
 
   /** One more lease, at once where a connection is free. */
   oneMore(acquired = this.#pool.acquire(this)): Lease | Promise<Lease> {
-    return acquired instanceof Connection ? this.#grant(acquired) : acquired.then((late) => this.#accept(late))
+    if (acquired instanceof Connection) return this.#grant(acquired)
+    const since = performance.now()
+    return acquired.then((late) => {
+      this.#waitedMs += performance.now() - since
+      return this.#accept(late)
+    })
   }
 
   /** Keeps a lease that is free again as the sticky one, or gives it back where there is one. */
@@ -233,7 +249,7 @@ export class ScopeLeases implements LeaseHolder, Borrower {
     return new ScopeEndedError({
       scope: this.scope.describe(),
       resource: this.resource,
-      takenAt: this.#takenAt?.toString(),
+      takenAt: this.takenAt?.toString(),
     })
   }
 
@@ -309,7 +325,7 @@ export class ScopeLeases implements LeaseHolder, Borrower {
   }
 
   #grant(connection: Connection): Lease {
-    const lease = new Lease(connection, this, this.#takenAt)
+    const lease = new Lease(connection, this, this.takenAt)
     this.heldBefore = true
     this.#all.push(lease)
     this.#pool.record(lease)

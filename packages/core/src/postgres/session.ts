@@ -9,6 +9,7 @@ import type { Pool } from './pool.ts'
 import { beforeRetry, isRetryable } from './retry.ts'
 import { ScopeLeases } from './scope-leases.ts'
 import type { Statement } from './statement.ts'
+import type { StatementLog } from './statement-log.ts'
 import { Transaction, type TransactionHost } from './transaction.ts'
 import { checkTransactionOptions, refuseInnerOptions } from './transaction-options.ts'
 
@@ -56,6 +57,15 @@ export class Session implements TransactionHost {
     this.#leases = new ScopeLeases(scope, resource, pool)
   }
 
+  /** Where statements are counted. */
+  get statements(): StatementLog | undefined {
+    return this.#leases.statements
+  }
+
+  get summary(): object {
+    return { ...this.statements?.summary, waitedMs: Math.round(this.#leases.waitedMs * 100) / 100 }
+  }
+
   /** @throws what `assertUsable` throws. */
   assertUsable(): void {
     this.#leases.assertUsable()
@@ -65,6 +75,8 @@ export class Session implements TransactionHost {
   execute<Result>(statement: Statement<Result>, at: Level | undefined): Promise<Result> {
     try {
       this.assertUsable()
+      const refusal = statement.isOurs ? undefined : this.#leases.statements?.begun(statement.text)
+      if (refusal !== undefined) return Promise.reject(refusal)
       const frame = this.#frame(at)
       if (frame === undefined || frame === NO_TRANSACTION) return this.#leases.execute(statement)
       if (frame instanceof Pin) return this.#withPinned(frame, (lease) => lease.execute(statement))
@@ -259,6 +271,7 @@ export class Session implements TransactionHost {
 
   /** Gives everything back; returns nothing where that could be done at once. */
   release(): Promise<void> | undefined {
+    this.#leases.statements?.ended()
     if (this.#transactions === undefined && this.#leases.isAtRest) return this.#leases.giveBackSticky()
     return this.#reclaim()
   }

@@ -12,6 +12,7 @@ export type StatementSource =
       readonly text: string
       readonly parameters: readonly unknown[]
       readonly simple: boolean | undefined
+      readonly isOurs?: boolean | undefined
     }
   | { readonly tag: 'template'; readonly strings: TemplateStringsArray; readonly holes: readonly unknown[] }
 
@@ -20,6 +21,8 @@ export interface Statement<Result> {
   readonly text: string
   readonly effect: KnownText['effect']
   readonly setsStatementTimeout: boolean
+  /** Of Reqscope itself, such as an enqueue's: nothing that the user's code could run less often. */
+  readonly isOurs: boolean
   /** Builds it for the lease's connection and sends it. */
   send(connection: Connection, lease: Lease): PromiseLike<Result>
   /** Told when its answer has come, whatever it is. */

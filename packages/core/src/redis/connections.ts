@@ -1,5 +1,7 @@
 import { type Cluster, Redis } from 'ioredis'
+import { CircuitBreaker } from '../circuit-breaker.ts'
 import { InvalidOptionError, SharedConnectionError } from '../errors.ts'
+import { publish } from '../events.ts'
 import { SiteRecorder } from '../scope/acquisition-site.ts'
 import { outsideEveryScope } from '../scope/current.ts'
 import type { Ledger } from '../scope/ledger.ts'
@@ -18,10 +20,12 @@ export class Connections {
   readonly resource: string
   readonly config: RedisConfig
   readonly shared: SharedClient
+  readonly circuit: CircuitBreaker
   readonly sites: SiteRecorder
   /** What became a method by `defineCommand`. */
   readonly scripts = new Map<string, ScriptDefinition>()
   readonly #ledger: Ledger
+  readonly #logger: () => Logger
   readonly #pools = new Map<string, ExclusivePool>()
   readonly #subscribers = new Set<Redis>()
   readonly #turn = new WriteTurn()
@@ -36,7 +40,12 @@ export class Connections {
     this.config = config
     this.#ledger = runtime.ledger
     this.sites = new SiteRecorder(config.acquisitionSites)
-    this.shared = new SharedClient(resource, config, runtime.logger, this.#turn)
+    this.#logger = runtime.logger
+    this.circuit = new CircuitBreaker(resource, config.circuitBreaker, {
+      opened: (cause) => void this.#reset(cause),
+      closed: () => publish('reqscope:circuit:closed', () => ({ resource })),
+    })
+    this.shared = new SharedClient(resource, config, this.circuit, runtime.logger, this.#turn)
     for (const [name, definition] of Object.entries(config.scripts)) this.scripts.set(name, definition)
     // Those of a client that was given.
     const { scriptsSet } = this.shared.client as unknown as { scriptsSet: Record<string, ScriptDefinition> }
@@ -78,6 +87,19 @@ export class Connections {
     this.#subscribers.clear()
     await this.shared.drain(timeoutMs)
     this.shared.stop()
+  }
+
+  /** Of the connections that are idle those that are dead are closed; the others stay. */
+  async #reset(cause: unknown): Promise<void> {
+    if (this.#stopped) return
+    const pools = await outsideEveryScope(() => Promise.all(this.pools.map((pool) => pool.reset())))
+    const discarded = pools.reduce((sum, each) => sum + each.discarded, 0)
+    const kept = pools.reduce((sum, each) => sum + each.kept, 0)
+    publish('reqscope:circuit:opened', () => ({ resource: this.resource, discarded, kept, cause }))
+    this.#logger().warn(
+      { err: cause, resource: this.resource, discarded, kept },
+      `${this.resource} can not be reached: its commands fail at once until it is back`,
+    )
   }
 
   define(name: string, definition: ScriptDefinition): void {
@@ -161,9 +183,11 @@ export class Connections {
           operation: 'A connection',
           instead: 'the application closed.',
         })
-      pool = new ExclusivePool(this.resource, this.config, () =>
-        ExclusiveClient.open(this.resource, this.#optionsOf(master), this.config.connectTimeoutMs, this.#turn),
-      )
+      pool = new ExclusivePool(this.resource, this.config, async () => {
+        const { refusal } = this.circuit
+        if (refusal !== undefined) throw refusal
+        return ExclusiveClient.open(this.resource, this.#optionsOf(master), this.config.connectTimeoutMs, this.#turn)
+      })
       this.#pools.set(master, pool)
     }
     return pool

@@ -95,6 +95,13 @@ export class ExclusivePool {
     this.#waiters.refuse(borrower, error)
   }
 
+  /** Asks those that are idle whether they still work, and closes those that do not. */
+  async reset(): Promise<{ readonly discarded: number; readonly kept: number }> {
+    const asked = this.#idle.splice(0)
+    await Promise.all(asked.map((client) => this.#validate(client)))
+    return { discarded: asked.filter(({ isGone }) => isGone).length, kept: this.#all.size }
+  }
+
   /** Closes all connections, whatever they do. */
   stop(): void {
     this.#closed = true

@@ -97,19 +97,27 @@ class RedisResource implements Resource<ScopedRedis>, RedisSettings {
     return ScopedRedis.sessionOf(handle).release()
   }
 
+  summary(handle: ScopedRedis): object {
+    return ScopedRedis.sessionOf(handle).summary
+  }
+
   cancel(handle: ScopedRedis, _scope: Scope, reason: Error): void {
     ScopedRedis.sessionOf(handle).cancel(reason as never)
   }
 
   async health(): Promise<ResourceHealth> {
-    const { shared, pools } = this.#attached
+    const { shared, pools, circuit } = this.#attached
     const exclusive = pools.map((pool) => pool.counts)
     try {
       await shared.send('ping', [])
     } catch (error) {
-      return { status: 'down', exclusive, error: (error as Error).message }
+      return { status: 'down', circuit: circuit.state, exclusive, error: (error as Error).message }
     }
-    return { status: exclusive.some(({ waiting }) => waiting > 0) ? 'degraded' : 'up', exclusive }
+    return {
+      status: exclusive.some(({ waiting }) => waiting > 0) ? 'degraded' : 'up',
+      circuit: circuit.state,
+      exclusive,
+    }
   }
 
   get [redisAccess](): RedisAccess {

@@ -1,4 +1,5 @@
 import type { Cluster, ClusterNode, ClusterOptions, RedisOptions as IoredisOptions, Redis } from 'ioredis'
+import { type CircuitBreakerOptions, checkCircuitBreakerOptions } from '../circuit-breaker.ts'
 import { InvalidOptionError, UNSHOWN } from '../errors.ts'
 import { OptionReader } from '../options.ts'
 import type { SiteCapture } from '../scope/acquisition-site.ts'
@@ -37,6 +38,8 @@ export interface RedisOptions<Scripts extends ScriptDefinitions = ScriptDefiniti
   readonly autoPipelining?: boolean
   /** How long a command may take, in milliseconds, waiting for the connection included; not one that blocks. Default 5,000. */
   readonly commandTimeoutMs?: number
+  /** When commands fail at once instead of waiting for the connection to come back. */
+  readonly circuitBreaker?: CircuitBreakerOptions
   /** How long opening a connection may take, in milliseconds. Default 5,000. */
   readonly connectTimeoutMs?: number
   /** The connections that `exclusive` and `optimistic` lease; in a cluster, those of each master. */
@@ -70,6 +73,7 @@ export interface RedisConfig {
   readonly scripts: ScriptDefinitions
   readonly autoPipelining: boolean
   readonly commandTimeoutMs: number
+  readonly circuitBreaker: Required<CircuitBreakerOptions>
   readonly connectTimeoutMs: number
   readonly exclusive: Required<ExclusiveOptions>
   readonly leakThresholdMs: number
@@ -119,6 +123,7 @@ const KNOWN = [
   'autoPipelining',
   'commandTimeoutMs',
   'connectTimeoutMs',
+  'circuitBreaker',
   'exclusive',
   'leakThresholdMs',
   'acquisitionSites',
@@ -136,6 +141,7 @@ export function checkRedisOptions(options: RedisOptions): RedisConfig {
     autoPipelining: read.boolean('autoPipelining', true),
     commandTimeoutMs: read.milliseconds('commandTimeoutMs', 5_000, { min: 1 }),
     connectTimeoutMs,
+    circuitBreaker: checkCircuitBreakerOptions(options.circuitBreaker ?? {}, 'redis.circuitBreaker'),
     exclusive: checkedExclusive(options.exclusive ?? {}),
     leakThresholdMs,
     acquisitionSites: read.oneOf('acquisitionSites', sites, ['always', 'sampled', 'never']),

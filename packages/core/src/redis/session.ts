@@ -28,11 +28,14 @@ export class RedisSession implements Borrower, LeaseHolder {
   #waitsAt: ExclusivePool[] | undefined
   /** Each WATCH that is on its way. */
   #arming: Set<Promise<unknown>> | undefined
+  /** Where a summary is asked for. */
+  readonly #sent: { commands: number; commandsMs: number } | undefined
 
   constructor(scope: Scope, connections: Connections) {
     this.scope = scope
     this.connections = connections
     this.takenAt = connections.sites.record(scope.name, scope.handleOf)
+    this.#sent = scope.isSummarised ? { commands: 0, commandsMs: 0 } : undefined
   }
 
   get resource(): string {
@@ -58,10 +61,29 @@ export class RedisSession implements Borrower, LeaseHolder {
       this.assertUsable()
       const { shared } = this.connections
       const { armed } = this
-      return armed === undefined ? shared.send(method, args) : armed.then(() => shared.send(method, args))
+      if (armed === undefined) return this.#counted(shared.send(method, args))
+      return this.#counted(armed.then(() => shared.send(method, args)))
     } catch (error) {
       return Promise.reject(error)
     }
+  }
+
+  #counted(reply: Promise<unknown>): Promise<unknown> {
+    const sent = this.#sent
+    if (sent === undefined) return reply
+    const startedAt = performance.now()
+    const settled = () => {
+      sent.commands++
+      sent.commandsMs += performance.now() - startedAt
+    }
+    reply.then(settled, settled)
+    return reply
+  }
+
+  /** How many commands it sent on the shared connection, and how long they took, where a summary was asked for. */
+  get summary(): object {
+    const { commands = 0, commandsMs = 0 } = this.#sent ?? {}
+    return { commands, commandsMs: Math.round(commandsMs * 100) / 100 }
   }
 
   /** Resolves when what an `optimistic` of this scope reads is guarded: nothing is read before. */

@@ -1,5 +1,7 @@
 import type { Socket } from 'node:net'
 import { Redis } from 'ioredis'
+import type { CircuitBreaker } from '../circuit-breaker.ts'
+import { CircuitOpenError } from '../errors.ts'
 import { outsideEveryScope } from '../scope/current.ts'
 import type { Logger } from '../scope/logger.ts'
 import { becomeReady, type Client, clientOf, neverResends } from './client.ts'
@@ -24,9 +26,11 @@ export class SharedClient implements ReplyGuard {
   client: Client
   readonly isCluster: boolean
   readonly timeouts: ReplyTimeouts
+  readonly #shorter = new Map<number, ReplyTimeouts>()
   readonly #resource: string
   readonly #config: RedisConfig
   readonly #logger: () => Logger
+  readonly #circuit: CircuitBreaker
   readonly #owned: boolean
   readonly #corks: boolean
   readonly #turn: WriteTurn
@@ -35,7 +39,10 @@ export class SharedClient implements ReplyGuard {
   #reported = false
   #becomingReady: Promise<void> | undefined
 
-  constructor(resource: string, config: RedisConfig, logger: () => Logger, turn: WriteTurn) {
+  #isConnected = false
+
+  constructor(resource: string, config: RedisConfig, circuit: CircuitBreaker, logger: () => Logger, turn: WriteTurn) {
+    this.#circuit = circuit
     this.#resource = resource
     this.#turn = turn
     this.#config = config
@@ -78,6 +85,7 @@ export class SharedClient implements ReplyGuard {
     const { client } = this
     client.on('error', this.#noteError)
     client.on('ready', this.#noteReady)
+    client.on('close', this.#noteClose)
     if (neverResends(client)) client.on('close', this.#flushOnClose)
     if (this.#owned) client.off('error', ignore)
     const timeoutMs = Math.min(this.#config.connectTimeoutMs, START_TIMEOUT_MS)
@@ -96,6 +104,7 @@ export class SharedClient implements ReplyGuard {
     const { client } = this
     client.off('error', this.#noteError)
     client.off('ready', this.#noteReady)
+    client.off('close', this.#noteClose)
     client.off('close', this.#flushOnClose)
     if (!this.#owned) return
     client.on('error', ignore) // a late one has nobody to tell
@@ -118,15 +127,15 @@ export class SharedClient implements ReplyGuard {
   }
 
   /** Sends what `send` sends, once the connection is there, and bounds how long that takes altogether. */
-  sending<Result>(send: (client: Client) => PromiseLike<Result>): Promise<Result> {
+  sending<Result>(send: (client: Client) => PromiseLike<Result>, timeouts = this.timeouts): Promise<Result> {
     const begin = () => {
       this.#hold()
       return send(this.client)
     }
-    if (this.isReady) return this.timeouts.bound(begin(), this)
+    if (this.isReady) return timeouts.bound(begin(), this)
     // Between the event and us it may have gone again.
     const begunWhenReady = () => (this.isReady ? begin() : Promise.reject(new Error('Connection is closed.')))
-    return this.timeouts.boundAfter(this.#whenReady(), begunWhenReady, this)
+    return timeouts.boundAfter(this.#whenReady(), begunWhenReady, this)
   }
 
   late(): unknown {
@@ -144,17 +153,25 @@ export class SharedClient implements ReplyGuard {
     args: readonly (string | number)[],
     timeoutMs?: number,
   ): Promise<unknown> {
-    const running = this.sending((client) => script.run(client as unknown as ScriptClient, keys, args))
-    if (timeoutMs === undefined || timeoutMs >= this.#config.commandTimeoutMs) return running
-    running.catch(() => {})
-    return this.#inTime(running, timeoutMs).catch((error: unknown) => {
-      throw this.failure(error)
-    })
+    const timeouts = this.#timeoutsOf(timeoutMs)
+    if (!this.isReady) {
+      return this.sending((client) => script.run(client as unknown as ScriptClient, keys, args), timeouts)
+    }
+    this.#hold()
+    return timeouts.bound(script.run(this.client as unknown as ScriptClient, keys, args), this)
+  }
+
+  /** For those who wait less long than commands may take: there are as many as there are values of the option. */
+  #timeoutsOf(timeoutMs: number | undefined): ReplyTimeouts {
+    if (timeoutMs === undefined || timeoutMs >= this.timeouts.timeoutMs) return this.timeouts
+    let timeouts = this.#shorter.get(timeoutMs)
+    if (timeouts === undefined) this.#shorter.set(timeoutMs, (timeouts = new ReplyTimeouts(timeoutMs)))
+    return timeouts
   }
 
   /** What a failed command is reported as: what Redis itself said comes as it is. */
   failure(error: unknown, outcome?: 'unknown'): unknown {
-    if (!isConnectionFailure(error)) return error
+    if (error instanceof CircuitOpenError || !isConnectionFailure(error)) return error
     return connectionFailure(this.#resource, this.place, error, outcome)
   }
 
@@ -164,6 +181,10 @@ export class SharedClient implements ReplyGuard {
 
   /** Resolves when the connection is there; rejects when the attempt that is under way, or the next one, fails. */
   #whenReady(): Promise<void> {
+    const { status } = this.client
+    // A client that has given up is asked to connect by who needs it, or by nobody.
+    const { refusal } = this.#circuit
+    if (refusal !== undefined && status !== 'wait' && status !== 'end') return Promise.reject(refusal)
     this.#becomingReady ??= outsideEveryScope(() => this.#becomeReady()).finally(() => {
       this.#becomingReady = undefined
     })
@@ -189,8 +210,19 @@ export class SharedClient implements ReplyGuard {
     this.#logger().warn({ err: connectionFailure(this.#resource, this.place, error) }, 'the connection to Redis failed')
   }
 
+  // An attempt that failed; and the end of a connection, which is none yet.
+  readonly #noteClose = (): void => {
+    if (!this.#isConnected) {
+      const cause = this.#lastError ?? new Error('Connection is closed.')
+      this.#circuit.noteFailure(connectionFailure(this.#resource, this.place, cause))
+    }
+    this.#isConnected = false
+  }
+
   readonly #noteReady = (): void => {
     this.#lastError = undefined
+    this.#isConnected = true
+    this.#circuit.noteSuccess()
     if (!this.#reported) return
     this.#reported = false
     this.#logger().info({ resource: this.#resource }, 'the connection to Redis is back')

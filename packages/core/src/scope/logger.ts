@@ -5,6 +5,8 @@ export interface Logger {
   warn(facts: object, message: string): void
   error(facts: object, message: string): void
   child(bindings: object): Logger
+  /** As pino has it: what nobody would read is not put together. */
+  isLevelEnabled?(level: string): boolean
 }
 
 export function isLogger(value: unknown): value is Logger {

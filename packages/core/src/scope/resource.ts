@@ -41,6 +41,8 @@ export interface Resource<Handle> {
   /** Cancels what runs on behalf of the handle: its client has gone, or its deadline has passed. */
   cancel?(handle: Handle, scope: Scope, reason: Error): void
   /** How long who asks now would wait for a connection, as far as can be told, in milliseconds. */
+  /** What a scope did with it: counts and times, for its summary. */
+  summary?(handle: Handle): object
   expectedWaitMs?(): number
   health(): ResourceHealth | Promise<ResourceHealth>
 }

@@ -84,6 +84,7 @@ const ENDED_WELL: State = { tag: 'ended', outcome: COMPLETED }
 const CLEANING_UP = Symbol('reqscope.cleaning-up')
 const opened = eventChannel('reqscope:scope:opened')
 const ended = eventChannel('reqscope:scope:ended')
+const summarised = eventChannel('reqscope:scope:summary')
 
 /**
  * One unit of work with an owner: a request, a job or a task. It hands out handles of the runtime's resources, bound to
@@ -484,6 +485,28 @@ export class Scope implements ScopeDescription {
     this.#permit = permit
   }
 
+  /** @internal Whether somebody wants to know what it did: who listens to the event, or a log at debug. */
+  get isSummarised(): boolean {
+    return summarised.hasSubscribers || this.#logsDebug
+  }
+
+  get #logsDebug(): boolean {
+    const logger = this.#parentLogger ?? this.#owner.logger
+    return logger.isLevelEnabled?.('debug') === true
+  }
+
+  #summarise(outcome: Outcome): void {
+    const resources: Record<string, object> = {}
+    this.#handles?.forEach((handle, slot) => {
+      const { name, resource } = this.#owner.slots[slot] ?? {}
+      if (name !== undefined && resource?.summary !== undefined) resources[name] = resource.summary(handle)
+    })
+    const durationMs = Math.round((performance.now() - this.#openedAt) * 100) / 100
+    const summary = { scope: this.describe(), outcome: outcome.tag, durationMs, resources }
+    summarised.publish(summary)
+    if (this.#logsDebug) this.log.debug(summary, `${this.kind} ${this.name} ended`)
+  }
+
   /** @internal Which of the runtime's resources it has handles of, as bits; of the first 31. */
   get usedSlots(): number {
     let used = 0
@@ -628,6 +651,7 @@ export class Scope implements ScopeDescription {
     if (this.#spawned !== undefined) for (const task of this.#spawned) this.#owner.spawn(task)
     this.#owner.forget(this)
     if (this.#permit !== undefined) this.#permit.scopeEnded(this, outcome)
+    if (this.#handles !== undefined && this.isSummarised) this.#summarise(outcome)
     if (ended.hasSubscribers) {
       ended.publish({ scope: this.describe(), outcome: outcome.tag, durationMs: performance.now() - this.#openedAt })
     }

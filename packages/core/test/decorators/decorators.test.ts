@@ -1,6 +1,6 @@
 import { testRedis } from '@reqscope/services/testing'
 import { beforeAll, describe, expect, it, onTestFinished } from 'vitest'
-import { Locked, locked, Transactional, transactional } from '../../src/decorators/index.ts'
+import { Locked, locked, RateLimited, Transactional, transactional } from '../../src/decorators/index.ts'
 import { createScopes, InvalidOptionError, NoActiveScopeError, type Scopes } from '../../src/index.ts'
 import { postgres } from '../../src/postgres/index.ts'
 import type { Resource } from '../../src/scope/resource.ts'
@@ -56,10 +56,24 @@ describe.each(dialects)('in the %s dialect', (dialect) => {
       })
     })
 
+    it('limits methods, with this and the arguments in key and cost', async () => {
+      const scopes = await app()
+      const sessions = new ChatSessions(freshKey())
+      await scopes.run({ name: 'work' }, async () => {
+        expect(await sessions.limited('1', 2)).toBe(`${sessions.prefix} 1 2`)
+        expect(await failureOf(sessions.limited('1', 2))).toMatchObject({ statusCode: 429, violated: ['limited'] })
+        expect(await sessions.limited('1', 1)).toBe(`${sessions.prefix} 1 1`)
+        expect(await sessions.limited('2', 3)).toBe(`${sessions.prefix} 2 3`)
+      })
+      const error = await failureOf(sessions.limited('1', 1))
+      expect((error as Error).message).toMatch(/^@RateLimited on (Sessions\.)?limited needs a current scope/)
+    })
+
     it('keeps name and length', () => {
       const base = Object.getPrototypeOf(ChatSessions.prototype) as StandardChatSessions
       expect([base.append.name, base.append.length]).toEqual(['append', 2])
       expect([ChatSessions.of.name, ChatSessions.of.length]).toEqual(['of', 2])
+      expect([base.limited.name, base.limited.length]).toEqual(['limited', 2])
     })
 
     it('composes lock and transaction in either order', async () => {
@@ -131,6 +145,9 @@ describe('locked and transactional', () => {
       () => Locked({ key: 3 as never }),
       () => Locked({ key: 'k', ttlMs: 1 }),
       () => Transactional({ retries: -1 }),
+      () => RateLimited({ key: String, limit: 0, windowMs: 1_000 }),
+      () => RateLimited({ key: 'k' as never, limit: 1, windowMs: 1_000 }),
+      () => RateLimited({ key: String, limit: 1, windowMs: 1_000, max: 1 } as never),
       () => locked({ key: 'k', wait: 3 } as never, async () => {}),
       () => transactional({ isolation: 'x' } as never, async () => {}),
       () => (Locked({ key: 'k' }) as never as (...args: unknown[]) => unknown)({}, 'field', undefined),

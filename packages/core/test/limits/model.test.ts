@@ -3,7 +3,7 @@ import { Redis } from 'ioredis'
 import { expect, it, onTestFinished } from 'vitest'
 import { type Rate, rateOf } from '../../src/limits/gcra.ts'
 import { LocalStore } from '../../src/limits/local-store.ts'
-import { gcraScript } from '../../src/limits/redis-store.ts'
+import { gcraArguments, gcraScript, gcraVerdicts } from '../../src/limits/redis-store.ts'
 import { passes } from '../../src/limits/store.ts'
 import { Script } from '../../src/redis/script.ts'
 import { ReferenceLimiter, randomNumbers } from './reference.ts'
@@ -76,11 +76,10 @@ it('decides 100,000 random requests in Redis as a plain reference does, also whe
   for (const { nowUs, charges } of requests(2, (far) => (far % 2 === 0 ? far : -far))) {
     const theirs = reference.admits(charges, BigInt(nowUs))
     if (theirs) admitted++
-    const args = charges.flatMap(({ rate, cost }) => [rate.p, rate.q, rate.burst, cost, 0])
     const keys = charges.map(({ key }) => `model:${process.pid}:${key}`)
     batch.push(
-      script.run(client, keys, [...args, nowUs]).then((reply) => {
-        const ours = charges.every((_, index) => (reply as number[])[2 * index] === 1)
+      script.run(client, keys, [...gcraArguments(charges), nowUs]).then((reply) => {
+        const ours = passes(charges, gcraVerdicts(reply as number[]))
         if (ours !== theirs) different++
       }),
     )

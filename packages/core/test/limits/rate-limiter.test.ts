@@ -9,26 +9,27 @@ import { RateLimiter } from '../../src/limits/rate-limiter.ts'
 import { RateLimits } from '../../src/limits/rate-limits.ts'
 import { RedisStore } from '../../src/limits/redis-store.ts'
 import { RefusedTable } from '../../src/limits/refused-table.ts'
+import { sharedClientOf } from '../../src/redis/index.ts'
 import { failureOf } from '../gate.ts'
 import { memoryLogger } from '../memory-logger.ts'
-import { redisResource, TestRedis } from './redis-resource.ts'
+import { CountedRedis } from './counted-redis.ts'
 
 interface Call {
   readonly user: string
   readonly address?: string
 }
 
-async function connected(url?: string, options?: { isCluster: boolean }): Promise<TestRedis> {
-  const redis = new TestRedis(url ?? (await testRedis()), options)
-  await redis.client.connect()
-  onTestFinished(() => redis.client.disconnect())
+async function connected(url?: string, as?: { isCluster: boolean }): Promise<CountedRedis> {
+  const redis = new CountedRedis({ url: url ?? (await testRedis()) }, as)
+  const close = await redis.open()
+  onTestFinished(close)
   return redis
 }
 
 /** A limiter, and what decides on one call under these limits. */
-function limiterOn(redis: TestRedis | undefined) {
+function limiterOn(redis: CountedRedis | undefined) {
   const { logger, logs } = memoryLogger()
-  const limiter = new RateLimiter(redis === undefined ? undefined : new RedisStore(redis), () => logger)
+  const limiter = new RateLimiter(redis === undefined ? undefined : new RedisStore(redis.access), () => logger)
   const identity = randomUUID()
   const limitsOf = (...all: RateLimitOptions<Call>[]) =>
     new RateLimits<Call>(
@@ -55,9 +56,9 @@ describe.each(['redis', 'local'] as const)('rate limits, counted by %s', (kind) 
     const last = decisions[7]
     expect(first).toMatchObject({ states: [{ name: '60s', limit: 7, windowMs: 60_000, remaining: 6 }] })
     if (last?.tag !== 'refused') throw new Error('it passed')
-    expect(last.error).toMatchObject({ statusCode: 429, violated: ['60s'], states: [{ remaining: 0 }] })
-    expect(last.error.retryAfterMs).toBeGreaterThan(8_000)
-    expect(last.error.retryAfterMs).toBeLessThanOrEqual(8_572)
+    expect(last.toError()).toMatchObject({ statusCode: 429, violated: ['60s'], states: [{ remaining: 0 }] })
+    expect(last.retryAfterMs).toBeGreaterThan(8_000)
+    expect(last.retryAfterMs).toBeLessThanOrEqual(8_572)
     expect(await decide(limits, { user: 'b' })).toMatchObject({ tag: 'passed' })
   })
 
@@ -100,7 +101,7 @@ describe.each(['redis', 'local'] as const)('rate limits, counted by %s', (kind) 
     expect(await passedOf('probe', 50)).toBe(50)
     expect(await passedOf('heavy', 3)).toBe(1)
     const none = await decide(limits, { user: 'none' })
-    expect(none).toMatchObject({ tag: 'refused', error: { retryAfterMs: undefined } })
+    expect(none).toMatchObject({ tag: 'refused', retryAfterMs: undefined })
   })
 
   it('counts addresses where there is no key: IPv6 by /64, mapped IPv4 as IPv4', async () => {
@@ -135,7 +136,7 @@ describe('rate limits on Redis', () => {
     const before = redis.calls
     for (let count = 0; count < 100; count++) expect((await decide(limits, { user: 'a' })).tag).toBe('refused')
     expect(redis.calls).toBe(before)
-    await new Promise((resolve) => setTimeout(resolve, (refused.error.retryAfterMs ?? 0) + 2))
+    await new Promise((resolve) => setTimeout(resolve, (refused.retryAfterMs ?? 0) + 2))
     expect((await decide(limits, { user: 'a' })).tag).toBe('passed')
   })
 
@@ -196,7 +197,7 @@ describe('rate limits on Redis', () => {
     const limits = limitsOf({ limit: 5, windowMs: 10_000, key: user, group: 'names' })
     await decide(limits, { user: secret })
     await decide(limits, { user: 'a}b' })
-    const keys = await redis.client.keys('reqscope:limit:*names*')
+    const keys = await sharedClientOf(redis.resource).keys('reqscope:limit:*names*')
     expect(keys.some((key) => key.includes(secret))).toBe(false)
     expect(keys).toContain('reqscope:limit:{key:a%7Db}:names:10s')
   })
@@ -206,25 +207,35 @@ describe('the table of the refused', () => {
   it('is bounded, and forgets the oldest', () => {
     const table = new RefusedTable(3)
     const rate = { p: 1_000_000, q: 1, burst: 1 }
-    const charge = (key: string) => ({ key, rate, cost: 1, shadow: false })
-    for (const key of ['a', 'b', 'c', 'd']) table.add(charge(key), 1_000_000, 0)
+    const rule = rateLimitRule({ limit: 1, windowMs: 1_000 }, 'limit')
+    const window = (key: string, of = {}) => ({
+      ...{ key, rate, cost: 1, shadow: false, rule, limit: 1, windowMs: 1_000, subject: key },
+      ...of,
+    })
+    for (const key of ['a', 'b', 'c', 'd']) table.add(window(key), 1_000_000, 0)
     expect(table.size).toBe(3)
-    expect(table.backlogOf(charge('a'), 0)).toBeUndefined()
-    expect(table.backlogOf(charge('d'), 500)).toBe(500_000)
-    expect(table.backlogOf(charge('d'), 1_000)).toBeUndefined()
+    expect(table.refusalOf(window('a'), 0)).toBeUndefined()
+    expect(table.refusalOf(window('d'), 500)).toMatchObject({ retryAfterMs: 500 })
+    expect(table.refusalOf(window('d'), 504)).toMatchObject({ retryAfterMs: 500 })
+    expect(table.refusalOf(window('d', { limit: 2, windowMs: 2_000 }), 504)).toMatchObject({ retryAfterMs: 496 })
+    expect(table.refusalOf(window('d'), 506)).toMatchObject({ retryAfterMs: 494 })
+    expect(table.refusalOf(window('d'), 1_000)).toBeUndefined()
     expect(table.size).toBe(2)
   })
 })
 
 describe('scope.consume', () => {
-  const appOn = (redis?: TestRedis): Scopes => {
-    const scopes = createScopes({ resources: redis === undefined ? {} : { redis: redisResource(redis) } })
+  const appOn = (redis?: CountedRedis): Scopes => {
+    const scopes = createScopes({ resources: redis === undefined ? {} : { redis: redis.resource } })
     onTestFinished(() => scopes.close({ timeoutMs: 500 }))
     return scopes as Scopes
   }
 
   it('consumes by name and key, from what all runtimes on one Redis share', async () => {
-    const [one, other] = [appOn(new TestRedis(await testRedis())), appOn(new TestRedis(await testRedis()))]
+    const [one, other] = [
+      appOn(new CountedRedis({ url: await testRedis() })),
+      appOn(new CountedRedis({ url: await testRedis() })),
+    ]
     const options = { name: randomUUID(), key: 42, limit: 5, windowMs: 60_000, cost: 2 }
     const take = (scopes: Scopes) => scopes.run({ name: 'export' }, (scope) => scope.consume(options))
     expect(await take(one)).toMatchObject({ name: options.name, remaining: 3 })

@@ -39,7 +39,10 @@ export function appOn(
 ): App {
   const url = typeof database === 'string' ? database : database.url
   const { logger, logs } = memoryLogger()
-  const scopes = createScopes({ resources: { db: postgres({ url, schema, ...options }) }, logger })
+  // Many a test repeats a statement on purpose, and looks at what is logged.
+  const repeatedStatements = { mode: 'event' } as const
+  const db = postgres({ url, schema, repeatedStatements, ...options })
+  const scopes = createScopes({ resources: { db }, logger })
   onTestFinished(() => scopes.close({ timeoutMs: more.closeTimeoutMs ?? 1_000 }))
   return Object.assign(scopes, { logs })
 }

@@ -1,5 +1,5 @@
 import { currentScope } from '@reqscope/core'
-import { Locked, Transactional } from '@reqscope/core/decorators'
+import { Locked, RateLimited, Transactional } from '@reqscope/core/decorators'
 
 type Probe<Result> = () => Promise<Result>
 
@@ -17,6 +17,18 @@ class Sessions {
   })
   async append(id: string, probe: Probe<string>): Promise<string> {
     return `${this.prefix} ${id} ${await probe()}`
+  }
+
+  @RateLimited({
+    key(this: Sessions, id: string, _often: number) {
+      return `${this.prefix}:${id}`
+    },
+    limit: 3,
+    windowMs: 60_000,
+    cost: (_id: string, often: number) => often,
+  })
+  async limited(id: string, often: number): Promise<string> {
+    return `${this.prefix} ${id} ${often}`
   }
 
   @Locked({ key: ['both', 'of them'], waitMs: 0 })
@@ -60,6 +72,12 @@ export class ChatSessions extends Sessions {
       // @ts-expect-error the method takes a number where the key takes a string
       @Locked({ key: (id: string) => id })
       async number(id: number): Promise<number> {
+        return id
+      }
+
+      // @ts-expect-error the method takes a number where the key takes a string
+      @RateLimited({ key: (id: string) => id, limit: 1, windowMs: 1_000 })
+      async often(id: number): Promise<number> {
         return id
       }
 
