@@ -1,15 +1,17 @@
 /** What HTTP adapters share. For adapters: an application uses its framework's package. */
-export { AdaptiveLimit, type AdaptiveOptions } from '../limits/adaptive.ts'
-export { AdmissionGate } from '../limits/admission-gate.ts'
-export { ConcurrencyLimit, type ConcurrencyOptions, PRIORITIES, type Priority } from '../limits/concurrency.ts'
+export type { AdaptiveOptions } from '../limits/adaptive.ts'
+export type { AdmissionGate } from '../limits/admission-gate.ts'
+export type { ConcurrencyOptions, Priority } from '../limits/concurrency.ts'
 export { OptionReader } from '../options.ts'
 export { runInContext } from '../scope/current.ts'
 export { isTransactional } from '../scope/resource.ts'
+export { type Admitted, enterGate, meetRateLimits } from './admission.ts'
 export { type ClosableServer, ConnectionCloser } from './connections.ts'
 export { type DirectHandler, DirectResponse, type Next } from './direct-response.ts'
-export { type HealthAnswer, type HealthEndpointOptions, HealthEndpoints } from './health-endpoints.ts'
+export { HEALTH_HEADERS, type HealthAnswer, type HealthEndpointOptions, HealthEndpoints } from './health-endpoints.ts'
 export { onAbortOf } from './on-abort.ts'
 export {
+  logLevelOf,
   type ProblemBody,
   type ProblemDetails,
   problemDetails,
@@ -17,13 +19,13 @@ export {
   typedErrorOf,
 } from './problem-details.ts'
 export {
-  giveBack,
   type Passage,
   type RouteRateLimitConfig,
   type RouteRateLimitOptions,
   RouteRateLimits,
 } from './rate-limit-reply.ts'
 export { lifetimeOf, type RawResponse, ResponseLifetime } from './response-lifetime.ts'
+export { type RouteGateOptions, RouteGates } from './route-gates.ts'
 export {
   type CommitRules,
   type ReplyFacts,

@@ -27,6 +27,8 @@ export type RouteRateLimitConfig<Request> = RouteRateLimitOptions<Request> | rea
 export interface Passage {
   readonly consumed: readonly Consumption[]
   readonly states: readonly RateLimitState[]
+  /** Whose limits those are; undefined where several of a request's have decided. */
+  readonly of: object | undefined
 }
 
 const OPTIONS = [...RATE_LIMIT_OPTIONS, 'stage', 'legacyHeaders'] as const
@@ -110,17 +112,27 @@ export class RouteRateLimits<Request> {
       throw decision.error
     }
     const { consumed, states } = decision
-    if (earlier === undefined) return { consumed: [consumed], states }
-    return { consumed: [...earlier.consumed, consumed], states: [...earlier.states, ...states] }
+    if (earlier === undefined) return { consumed: [consumed], states, of: this }
+    return {
+      consumed: [...earlier.consumed, consumed],
+      states: [...earlier.states, ...states],
+      of: earlier.of === this ? this : undefined,
+    }
   }
 
   /** Writes what a client may know of its limits, of a request that passed or of one that was refused. */
-  writeHeaders(states: readonly RateLimitState[], set: (name: string, value: string) => unknown): void {
+  writeHeaders(
+    { states, of = this }: { readonly states: readonly RateLimitState[]; readonly of?: object | undefined },
+    reply: { setHeader(name: string, value: string): unknown },
+  ): void {
     if (states.length === 0) return
-    set('ratelimit-policy', this.#policies ?? policyHeader(states))
-    set('ratelimit', limitHeader(states))
+    reply.setHeader(
+      'ratelimit-policy',
+      of === this && this.#policies !== undefined ? this.#policies : policyHeader(states),
+    )
+    reply.setHeader('ratelimit', limitHeader(states))
     if (!this.#legacy) return
-    for (const [name, value] of Object.entries(legacyHeaders(states))) set(name, value)
+    for (const [name, value] of Object.entries(legacyHeaders(states))) reply.setHeader(name, value)
   }
 }
 

@@ -58,6 +58,22 @@ export interface Permit {
   scopeEnded(scope: Scope, outcome: Outcome): void
 }
 
+/** A scope may have been let in at several doors. */
+class BothPermits implements Permit {
+  readonly #first: Permit
+  readonly #second: Permit
+
+  constructor(first: Permit, second: Permit) {
+    this.#first = first
+    this.#second = second
+  }
+
+  scopeEnded(scope: Scope, outcome: Outcome): void {
+    this.#second.scopeEnded(scope, outcome)
+    this.#first.scopeEnded(scope, outcome)
+  }
+}
+
 /** What `scope.spawn` was given. */
 export interface SpawnedTask {
   readonly name: string
@@ -477,7 +493,7 @@ export class Scope implements ScopeDescription {
 
   /** @internal Keeps what is given back when it has ended. */
   hold(permit: Permit): void {
-    this.#permit = permit
+    this.#permit = this.#permit === undefined ? permit : new BothPermits(this.#permit, permit)
   }
 
   /** @internal Which of the runtime's resources it has handles of, as bits; of the first 31. */
