@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { InvalidOptionError, RegistrationError, type Scopes } from '@reqscope/core'
-import { type Next, OptionReader, onAbortOf, runInContext } from '@reqscope/core/http'
+import { type Next, OptionReader, onAbortOf, RouteGates, runInContext } from '@reqscope/core/http'
 import type { Request, RequestHandler, Response } from 'express'
 import { orderMistake, scopesOfMiddleware } from './order.ts'
 import { lifeOf, RequestLife, requireLife } from './request-life.ts'
@@ -21,6 +21,7 @@ export function reqscope(options: ReqscopeOptions): RequestHandler {
   }
   const scopes = options.scopes as unknown as Scopes
   const { timeoutMs, onAbort } = readScopeOptions(read, options)
+  const gates = new RouteGates(scopes, false)
   const checked = new WeakSet<object>()
   let isStarted = false
 
@@ -39,7 +40,7 @@ export function reqscope(options: ReqscopeOptions): RequestHandler {
     }
     if (scopes.state !== 'open') response.setHeader('connection', 'close')
     const { method } = request
-    const life = new RequestLife(response, scopes, {
+    const life = new RequestLife(response, scopes, gates, {
       id: idOf(request),
       kind: 'request',
       name: `${method} (no route)`,

@@ -23,7 +23,7 @@ export function meetRateLimits<Request>(
   }
   const refuse = (error: unknown) => {
     life.passage = undefined // given back already
-    if (error instanceof RateLimitExceededError) limits.writeHeaders({ states: error.states }, life)
+    if (error instanceof RateLimitExceededError) limits.writeHeaders({ states: error.states, of: limits }, life)
     life.turnedAway(error)
     life.within(() => goOn(error))
   }

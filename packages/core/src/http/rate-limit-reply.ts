@@ -122,7 +122,7 @@ export class RouteRateLimits<Request> {
 
   /** Writes what a client may know of its limits, of a request that passed or of one that was refused. */
   writeHeaders(
-    { states, of = this }: { readonly states: readonly RateLimitState[]; readonly of?: object | undefined },
+    { states, of }: Pick<Passage, 'states' | 'of'>,
     reply: { setHeader(name: string, value: string): unknown },
   ): void {
     if (states.length === 0) return

@@ -35,11 +35,16 @@ export class RouteGates {
   /**
    * Undefined where the route lets everybody in.
    *
+   * @param prefix what the options are called in messages.
    * @throws InvalidOptionError naming the option that is wrong.
    */
-  gateOf(options: RouteGateOptions, prefix: string): AdmissionGate | undefined {
+  gateOf(
+    options: RouteGateOptions,
+    prefix: string,
+    concurrencyPrefix = `${prefix}.concurrency`,
+  ): AdmissionGate | undefined {
     const priority = new OptionReader(prefix, options).oneOf('priority', 'normal', PRIORITIES)
-    const concurrency = this.#concurrencyOf(options.concurrency, `${prefix}.concurrency`)
+    const concurrency = this.#concurrencyOf(options.concurrency, concurrencyPrefix)
     if (concurrency === undefined && this.#adaptive === undefined && options.timeoutMs === undefined) return undefined
     return new AdmissionGate({ concurrency, adaptive: this.#adaptive, priority, resources: this.#scopes.slots })
   }
