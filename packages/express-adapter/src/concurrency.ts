@@ -9,6 +9,7 @@ import {
 import type { RequestHandler } from 'express'
 import { needsScope } from './order.ts'
 import { requireLife } from './request-life.ts'
+import type { AnyRequestHandler } from './types.ts'
 
 export interface ConcurrencyOptions extends CoreOptions {
   /** Whose requests are let in first, and refused last. Default `'normal'`. */
@@ -21,7 +22,7 @@ export interface ConcurrencyOptions extends CoreOptions {
  *
  * @throws InvalidOptionError naming the option that is wrong; at the first request where two of a group do not agree.
  */
-export function concurrency(options: ConcurrencyOptions): RequestHandler {
+export function concurrency(options: ConcurrencyOptions): AnyRequestHandler {
   if (typeof options !== 'object' || options === null) throw new InvalidOptionError('concurrency', options, 'an object')
   const { priority, ...places } = options
   const gateFor = (gates: RouteGates) =>
@@ -39,5 +40,5 @@ export function concurrency(options: ConcurrencyOptions): RequestHandler {
     }
     enterGate(gate, life.scopes.rateLimiter, life, next)
   }
-  return needsScope(concurrency, 'concurrency()')
+  return needsScope(concurrency, 'concurrency()') as AnyRequestHandler
 }

@@ -5,7 +5,7 @@ import type { Request, RequestHandler, Response } from 'express'
 import { orderMistake, scopesOfMiddleware } from './order.ts'
 import { lifeOf, RequestLife, requireLife } from './request-life.ts'
 import { extendRequests } from './routes.ts'
-import type { ReqscopeOptions, ScopeOptions } from './types.ts'
+import type { AnyRequestHandler, ReqscopeOptions, ScopeOptions } from './types.ts'
 
 /**
  * Gives every request that comes by a scope that ends with it: `app.use(reqscope({ scopes }))`, before whatever needs it.
@@ -74,15 +74,16 @@ export function reqscope(options: ReqscopeOptions): RequestHandler {
  *
  * @throws InvalidOptionError naming the option that is wrong.
  */
-export function scopeOptions(options: ScopeOptions): RequestHandler {
+export function scopeOptions(options: ScopeOptions): AnyRequestHandler {
   const read = new OptionReader('scopeOptions', options).onlyKnown(['timeoutMs', 'onAbort'])
   const { timeoutMs, onAbort } = readScopeOptions(read, options)
-  return function scopeOptions(request, _response, next) {
+  const scopeOptions: RequestHandler = function scopeOptions(request, _response, next) {
     const life = requireLife(request, 'scopeOptions()')
     life.restrict({ timeoutMs, onAbort })
     if (timeoutMs !== undefined) life.answerAfterDeadline(next)
     next()
   }
+  return scopeOptions as AnyRequestHandler
 }
 
 function readScopeOptions(read: OptionReader<ScopeOptions>, { timeoutMs }: ScopeOptions) {

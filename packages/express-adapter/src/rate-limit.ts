@@ -4,6 +4,7 @@ import type { Request, RequestHandler } from 'express'
 import { needsScope } from './order.ts'
 import { placeOf } from './places.ts'
 import { requireLife } from './request-life.ts'
+import type { AnyRequestHandler } from './types.ts'
 
 /** One limit. It is decided where `rateLimit()` stands: after what its `key` needs, and before the body parser where that is nothing. */
 export type RateLimitOptions = Omit<RouteRateLimitOptions<Request>, 'stage'>
@@ -18,7 +19,7 @@ const addressOf = (request: Request): string => request.ip ?? ''
  *
  * @throws InvalidOptionError naming the option that is wrong.
  */
-export function rateLimit(config: RateLimitOptions | readonly RateLimitOptions[]): RequestHandler {
+export function rateLimit(config: RateLimitOptions | readonly RateLimitOptions[]): AnyRequestHandler {
   refuseStage(config)
   const limitsAt = (place: string) => new RouteRateLimits<Request>(config, 'rateLimit', place, addressOf)
   limitsAt('') // tells what is wrong now
@@ -30,7 +31,7 @@ export function rateLimit(config: RateLimitOptions | readonly RateLimitOptions[]
     limits ??= limitsAt(isGrouped ? '' : placeOf(rateLimit, request))
     meetRateLimits(limits, 'onRequest', life.scopes.rateLimiter, request, life, next)
   }
-  return needsScope(rateLimit, 'rateLimit()')
+  return needsScope(rateLimit, 'rateLimit()') as AnyRequestHandler
 }
 
 function refuseStage(config: unknown): void {

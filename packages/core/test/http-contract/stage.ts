@@ -107,6 +107,11 @@ export class Stage {
     expect(this.#faults).toEqual([])
   }
 
+  /** The server notices the end of a connection when it comes to it, which may be later than its client. */
+  async expectNoBackends(): Promise<void> {
+    await vi.waitFor(async () => expect(await this.backends()).toEqual([]))
+  }
+
   /** The warnings that name all of `words`. */
   warnings(...words: string[]): LogLine[] {
     return this.logs.filter(({ level, message }) => level === 'warn' && words.every((word) => message.includes(word)))
@@ -123,7 +128,7 @@ export class Stage {
     process.on('unhandledRejection', fault)
     onTestFinished(async () => {
       await this.app.close()
-      expect(await this.backends()).toEqual([])
+      await this.expectNoBackends()
       expect(this.#faults).toEqual([])
       unsubscribe('reqscope:scope:ended', note)
       process.off('uncaughtException', fault)
