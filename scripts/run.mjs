@@ -20,6 +20,7 @@ const tasks = {
   build: (args) => node('scripts/build.mjs', ...args),
   format: (args) => ['biome', ['check', '--write', ...(args.length ? args : ['.'])]],
   'node-versions': (args) => typescript('scripts/node-versions.mjs', ...args),
+  'adapter-lines': (args) => node('scripts/adapter-lines.mjs', ...args),
   types: (args) => node('scripts/types.mjs', ...args),
   changeset: (args) => ['changeset', args],
 }

@@ -6,9 +6,11 @@ import { createRequire } from 'node:module'
 import { setTimeout as delay } from 'node:timers/promises'
 import { createScopes, currentScope, isReqscopeError } from '@reqscope/core'
 import { pin, postgres } from '@reqscope/core/postgres'
+import * as onExpress from '@reqscope/express-adapter'
 import reqscope from '@reqscope/fastify-plugin'
 import { eq, sql } from 'drizzle-orm'
 import { integer, pgTable, text } from 'drizzle-orm/pg-core'
+import express from 'express'
 import Fastify from 'fastify'
 
 const notes = pgTable('notes', { id: integer().primaryKey().generatedAlwaysAsIdentity(), body: text().notNull() })
@@ -92,7 +94,53 @@ await scopes.run({ name: 'nested' }, async (scope) => {
 for (const giveUpAt = Date.now() + 10_000; scopes.snapshot().openScopes.total > 0; await delay(5)) {
   assert.ok(Date.now() < giveUpAt, 'a scope stayed open')
 }
+
+// The same on Express, with the same runtime.
+const songs = express()
+songs.use(onExpress.health())
+songs.use(onExpress.reqscope({ scopes }))
+songs.post(
+  '/notes',
+  onExpress.concurrency({ max: 5 }),
+  express.json(),
+  onExpress.transactional(async (request, response) => {
+    const [note] = await request.scope.db.insert(notes).values({ body: request.body.body }).returning()
+    response.status(request.body.refuse ? 409 : 201).json(note)
+  }),
+)
+songs.get('/notes', onExpress.rateLimit({ limit: 2, windowMs: 60_000 }), async (request, response) => {
+  response.json(await request.scope.db.query.notes.findMany())
+})
+songs.get('/late', onExpress.scopeOptions({ timeoutMs: 100 }), async (request, response) => {
+  response.json(await request.scope.db.execute(sql`select pg_sleep(30)`))
+})
+songs.use(onExpress.reqscopeErrors())
+const server = http.createServer(songs)
+const closeSongs = onExpress.onShutdown(server)
+await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
+const songsOrigin = `http://127.0.0.1:${server.address().port}`
+const postSong = (body) =>
+  fetch(`${songsOrigin}/notes`, {
+    method: 'POST',
+    body: JSON.stringify(body),
+    headers: { 'content-type': 'application/json' },
+  })
+assert.equal((await postSong({ body: 'sung' })).status, 201)
+assert.equal((await postSong({ body: 'not sung', refuse: true })).status, 409)
+assert.deepEqual(
+  (await (await fetch(`${songsOrigin}/notes`)).json()).map(({ body }) => body),
+  ['changed', 'sung'],
+)
+assert.equal((await fetch(`${songsOrigin}/notes`)).status, 200)
+assert.equal((await fetch(`${songsOrigin}/notes`)).status, 429)
+assert.equal((await fetch(`${songsOrigin}/late`)).status, 504)
+assert.equal((await fetch(`${songsOrigin}/health/ready`)).status, 200)
+for (const giveUpAt = Date.now() + 10_000; scopes.snapshot().openScopes.total > 0; await delay(5)) {
+  assert.ok(Date.now() < giveUpAt, 'a scope of Express stayed open')
+}
+
 const { leases } = scopes.snapshot()
+await closeSongs()
 await app.close()
 assert.deepEqual(leases, [])
 console.log(`ok   Node ${process.version}`)

@@ -9,7 +9,9 @@ import type { SongScopes } from './scopes.ts'
 
 export function buildApp({ scopes }: { scopes: SongScopes }): Express {
   const app = express()
-  // Before reqscope(): they ask the runtime and not the database, so they need no scope of their own.
+  // The song book stands behind a proxy of its own machine, whose word is taken for whom a request is from.
+  app.set('trust proxy', 'loopback')
+  // Before reqscope(): they answer when everything else is limited or shed, and need no scope.
   app.use(operationRoutes(scopes))
 
   app.use(reqscope({ scopes }))

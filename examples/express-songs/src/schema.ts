@@ -51,6 +51,14 @@ export const planSongs = pgTable(
   (table) => [primaryKey({ columns: [table.planId, table.position] })],
 )
 
+/** What the band plays from: the songs of a plan with all their verses. A job writes it. */
+export const sheets = pgTable('sheets', {
+  planId: integer('plan_id')
+    .primaryKey()
+    .references(() => plans.id, { onDelete: 'cascade' }),
+  text: text('text').notNull(),
+})
+
 export const songRelations = relations(songs, ({ one, many }) => ({
   author: one(authors, { fields: [songs.authorId], references: [authors.id] }),
   verses: many(verses),

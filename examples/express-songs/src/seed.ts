@@ -1,6 +1,7 @@
 import { sql } from 'drizzle-orm'
 import { authors, planSongs, plans, songs, verses } from './schema.ts'
 import type { SongDatabase, SongScopes } from './scopes.ts'
+import { writeSheet } from './write-sheet.ts'
 
 const SONGS = 500
 const PLANS = 40
@@ -17,13 +18,14 @@ export function seedSongs(scopes: SongScopes): Promise<boolean> {
       // Several instances may start at once: the others wait here, and find the book full.
       await scope.db.execute(sql`select pg_advisory_xact_lock(hashtext('songs seed'))`)
       if ((await scope.db.$count(songs)) > 0) return false
-      await fill(scope.db)
+      for (const planId of await fill(scope.db)) await scope.enqueue(writeSheet, { planId })
       return true
     }),
   )
 }
 
-async function fill(db: SongDatabase): Promise<void> {
+/** Returns the plans' ids. */
+async function fill(db: SongDatabase): Promise<number[]> {
   const writers = await db
     .insert(authors)
     .values(AUTHORS.map((name) => ({ name })))
@@ -58,6 +60,7 @@ async function fill(db: SongDatabase): Promise<void> {
       })),
     ),
   )
+  return planned.map(({ id }) => id)
 }
 
 function upTo(count: number): number[] {

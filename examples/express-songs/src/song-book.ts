@@ -4,13 +4,15 @@ import type { AddressInfo } from 'node:net'
 import { onShutdown } from '@reqscope/express-adapter'
 import { buildApp } from './app.ts'
 import { migrateSongs } from './migrate.ts'
-import { createSongScopes } from './scopes.ts'
+import { createSongScopes, type SongAddresses } from './scopes.ts'
 import { seedSongs } from './seed.ts'
+import { writeSheet } from './write-sheet.ts'
 
-export interface SongBookOptions {
-  readonly databaseUrl: string
+export interface SongBookOptions extends SongAddresses {
   /** Default: any free one. */
   readonly port?: number
+  /** Whether this process runs the jobs, too, or leaves them to `npm run worker`. Default true. */
+  readonly worker?: boolean
   /** Told in a line what happens. */
   readonly log: (line: string) => void
 }
@@ -22,12 +24,13 @@ export interface SongBook {
 }
 
 /** Opens the song book: the database is migrated and filled, and the server listens. */
-export async function openSongBook({ databaseUrl, port = 0, log }: SongBookOptions): Promise<SongBook> {
-  const scopes = createSongScopes({ databaseUrl })
+export async function openSongBook({ port = 0, worker = true, log, ...addresses }: SongBookOptions): Promise<SongBook> {
+  const scopes = createSongScopes(addresses)
   try {
     log('Song book: migrating')
     await migrateSongs(scopes) // opens the runtime, so a wrong address fails here and not in a request
     if (await seedSongs(scopes)) log('Song book: filled with 500 songs')
+    if (worker) await scopes.work([writeSheet])
     const server = createServer(buildApp({ scopes }))
     const close = onShutdown(server)
     server.listen(port, '127.0.0.1')

@@ -1,14 +1,15 @@
 import { parseArgs } from 'node:util'
-import { createDatabase, startPostgres } from '@reqscope/services'
 import { Closers } from './closers.ts'
 import { preferredPort } from './port.ts'
+import { startServers } from './servers.ts'
 import { onShutdown } from './shutdown.ts'
 import { openSongBook } from './song-book.ts'
 
 const USAGE = `Usage: npm start [-- options]
 
   --port PORT      where the song book listens (default 3001, or any free port where that is taken)
-  --smoke SECONDS  do not open it, but test it under load and faults, on a fresh server
+  --without-redis  counts the limits in the process, and keeps the jobs in Postgres
+  --smoke SECONDS  do not open it, but test it under load and faults, on fresh servers
   --json           with --smoke: end with the result as one line of JSON
 `
 const log = (line: string): void => void process.stderr.write(`${line}\n`)
@@ -26,6 +27,7 @@ async function run(): Promise<void> {
       help: { type: 'boolean', short: 'h', default: false },
       port: { type: 'string' },
       smoke: { type: 'string' },
+      'without-redis': { type: 'boolean', default: false },
       json: { type: 'boolean', default: false },
     },
   })
@@ -33,22 +35,22 @@ async function run(): Promise<void> {
     process.stdout.write(USAGE)
   } else if (values.smoke !== undefined) {
     const { smoke } = await import('./smoke/smoke.ts')
-    const isWell = await smoke({ seconds: wholeNumber('smoke', values.smoke, 1, 86_400), json: values.json, log })
+    const seconds = wholeNumber('smoke', values.smoke, 1, 86_400)
+    const isWell = await smoke({ seconds, json: values.json, withoutRedis: values['without-redis'], log })
     process.exitCode = isWell ? 0 : 1
   } else {
-    await open(values.port === undefined ? await preferredPort(3_001) : wholeNumber('port', values.port, 0, 65_535))
+    const port = values.port === undefined ? await preferredPort(3_001) : wholeNumber('port', values.port, 0, 65_535)
+    await open(port, values['without-redis'])
   }
 }
 
-/** On DATABASE_URL, or on a Postgres of its own that is gone afterwards. */
-async function open(port: number): Promise<void> {
+/** On DATABASE_URL and REDIS_URL, or on servers of its own that are gone afterwards. */
+async function open(port: number, withoutRedis: boolean): Promise<void> {
   const closers = new Closers()
   onShutdown(() => closers.close())
   try {
-    const server = await startPostgres({ log })
-    closers.add(() => server.stop())
-    const databaseUrl = server.external ? server.url : (await createDatabase(server)).url
-    const book = await openSongBook({ databaseUrl, port, log })
+    const addresses = await startServers(closers, { withoutRedis, log })
+    const book = await openSongBook({ ...addresses, port, log })
     closers.add(() => book.close())
     process.stdout.write(welcome(book.url))
   } catch (error) {
@@ -65,6 +67,8 @@ The song book is open: ${url}/songs
     curl ${url}/songs/1
     curl ${url}/plans/1/songs
     curl ${url}/plans -H 'content-type: application/json' -d '{"name":"Friday","songs":[1,2,3]}'
+    curl ${url}/plans/1/sheet
+    curl ${url}/health/ready
     curl ${url}/debug/connections
 
 Ctrl-C closes it.

@@ -42,6 +42,9 @@ describe('npm start', { timeout: 60_000 }, () => {
       idleInTransaction: 0,
       pgConnectionsOverMax: 0,
       brokenPlans: 0,
+      limited: expect.any(Number),
+      overLimit: 0,
+      missingSheets: 0,
       ok: true,
     })
     expect(code).toBe(0)

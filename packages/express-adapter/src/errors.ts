@@ -1,4 +1,4 @@
-import { problemDetails, typedErrorOf } from '@reqscope/core/http'
+import { logLevelOf, problemDetails, typedErrorOf } from '@reqscope/core/http'
 import type { ErrorRequestHandler } from 'express'
 import { answersErrors } from './order.ts'
 import { lifeOf } from './request-life.ts'
@@ -18,8 +18,7 @@ export function reqscopeErrors(): ErrorRequestHandler {
       return
     }
     const { statusCode, headers, body } = problemDetails(typed)
-    if (statusCode >= 500) life?.scope.log.error({ err: typed }, typed.message)
-    else life?.scope.log.info({ err: typed }, typed.message)
+    life?.scope.log[logLevelOf(typed)]({ err: typed }, typed.message)
     response
       .status(statusCode)
       .set(headers)

@@ -1,11 +1,11 @@
 import { randomUUID } from 'node:crypto'
 import { InvalidOptionError, RegistrationError, type Scopes } from '@reqscope/core'
-import { type Next, OptionReader, onAbortOf, runInContext } from '@reqscope/core/http'
+import { type Next, OptionReader, onAbortOf, RouteGates, runInContext } from '@reqscope/core/http'
 import type { Request, RequestHandler, Response } from 'express'
 import { orderMistake, scopesOfMiddleware } from './order.ts'
 import { lifeOf, RequestLife, requireLife } from './request-life.ts'
 import { extendRequests } from './routes.ts'
-import type { ReqscopeOptions, ScopeOptions } from './types.ts'
+import type { AnyRequestHandler, ReqscopeOptions, ScopeOptions } from './types.ts'
 
 /**
  * Gives every request that comes by a scope that ends with it: `app.use(reqscope({ scopes }))`, before whatever needs it.
@@ -21,6 +21,7 @@ export function reqscope(options: ReqscopeOptions): RequestHandler {
   }
   const scopes = options.scopes as unknown as Scopes
   const { timeoutMs, onAbort } = readScopeOptions(read, options)
+  const gates = new RouteGates(scopes, false)
   const checked = new WeakSet<object>()
   let isStarted = false
 
@@ -39,7 +40,7 @@ export function reqscope(options: ReqscopeOptions): RequestHandler {
     }
     if (scopes.state !== 'open') response.setHeader('connection', 'close')
     const { method } = request
-    const life = new RequestLife(response, scopes, {
+    const life = new RequestLife(response, scopes, gates, {
       id: idOf(request),
       kind: 'request',
       name: `${method} (no route)`,
@@ -73,15 +74,16 @@ export function reqscope(options: ReqscopeOptions): RequestHandler {
  *
  * @throws InvalidOptionError naming the option that is wrong.
  */
-export function scopeOptions(options: ScopeOptions): RequestHandler {
+export function scopeOptions(options: ScopeOptions): AnyRequestHandler {
   const read = new OptionReader('scopeOptions', options).onlyKnown(['timeoutMs', 'onAbort'])
   const { timeoutMs, onAbort } = readScopeOptions(read, options)
-  return function scopeOptions(request, _response, next) {
+  const scopeOptions: RequestHandler = function scopeOptions(request, _response, next) {
     const life = requireLife(request, 'scopeOptions()')
     life.restrict({ timeoutMs, onAbort })
     if (timeoutMs !== undefined) life.answerAfterDeadline(next)
     next()
   }
+  return scopeOptions as AnyRequestHandler
 }
 
 function readScopeOptions(read: OptionReader<ScopeOptions>, { timeoutMs }: ScopeOptions) {

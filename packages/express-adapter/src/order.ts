@@ -4,14 +4,19 @@ const role = Symbol('reqscope.role')
 type Role =
   | { readonly tag: 'scope'; readonly scopes: Scopes }
   | { readonly tag: 'errors' }
+  | { readonly tag: 'health' }
   | { readonly tag: 'needs scope'; readonly what: string }
 type Marked = { [role]?: Role }
 
 /** What is needed of an application or a router, in Express 4 and 5 alike. */
-interface Stacked {
+export interface Stacked {
   readonly router?: Stacked
   readonly _router?: Stacked
-  readonly stack?: readonly { readonly handle: Marked & Stacked; readonly route?: { readonly path: unknown } }[]
+  readonly stack?: readonly { readonly handle: Marked & Stacked; readonly route?: StackedRoute }[]
+}
+interface StackedRoute extends Stacked {
+  readonly path: unknown
+  readonly methods: Readonly<Record<string, boolean>>
 }
 
 export const scopesOfMiddleware = <Middleware extends object>(middleware: Middleware, scopes: Scopes): Middleware =>
@@ -20,9 +25,17 @@ export const scopesOfMiddleware = <Middleware extends object>(middleware: Middle
 export const answersErrors = <Middleware extends object>(middleware: Middleware): Middleware =>
   Object.assign(middleware, { [role]: { tag: 'errors' } satisfies Role })
 
+export const tellsHealth = <Middleware extends object>(middleware: Middleware): Middleware =>
+  Object.assign(middleware, { [role]: { tag: 'health' } satisfies Role })
+
 /** @param what it is called in an error: `transactional()`. */
 export const needsScope = <Middleware extends object>(middleware: Middleware, what: string): Middleware =>
   Object.assign(middleware, { [role]: { tag: 'needs scope', what } satisfies Role })
+
+export function isNamed(middleware: object, what: string): boolean {
+  const found = (middleware as Marked)[role]
+  return found?.tag === 'needs scope' && found.what === what
+}
 
 /** The runtime of an application that uses `reqscope()` itself. */
 export function scopesIn(app: unknown): Scopes | undefined {
@@ -41,6 +54,7 @@ export function orderMistake(app: unknown): RegistrationError | undefined {
       `app.use(${early.what}) comes before app.use(reqscope({ scopes })), so there is no scope for it yet. Put it after.`,
     )
   }
+  if (scope !== -1 && roles.slice(scope).some((each) => each?.tag === 'health')) return healthTooLate()
   const errors = roles.findLastIndex((each) => each?.tag === 'errors')
   const late =
     errors === -1
@@ -53,6 +67,14 @@ export function orderMistake(app: unknown): RegistrationError | undefined {
   )
 }
 
+/** Where it has a scope it is refused with everything else. */
+export function healthTooLate(): RegistrationError {
+  return new RegistrationError(
+    'app.use(health()) comes after app.use(reqscope({ scopes })), so it would be limited, and refused in a shutdown, like ' +
+      'everything else. Put it before.',
+  )
+}
+
 function routesIn(handle: Stacked): unknown[] {
   return (handle.stack ?? []).flatMap((layer) =>
     layer.route === undefined ? routesIn(layer.handle) : [layer.route.path],
@@ -60,7 +82,7 @@ function routesIn(handle: Stacked): unknown[] {
 }
 
 // `app.router` throws in Express 4, where the router is at another place and made with the first route.
-function stackOf(app: unknown): NonNullable<Stacked['stack']> {
+export function stackOf(app: unknown): NonNullable<Stacked['stack']> {
   if (typeof app !== 'function') return []
   const { _router } = app as Stacked
   if (_router !== undefined) return _router.stack ?? []

@@ -1,17 +1,34 @@
 import { NoActiveScopeError, RegistrationError, type Scopes } from '@reqscope/core'
-import { DirectResponse, lifetimeOf, type RawResponse } from '@reqscope/core/http'
+import {
+  DirectResponse,
+  lifetimeOf,
+  type RawResponse,
+  type RouteGates,
+  retryAfterSeconds,
+  typedErrorOf,
+} from '@reqscope/core/http'
 import type { Request } from 'express'
 
 /** What is known of a request's life. */
 export class RequestLife extends DirectResponse {
   readonly scopes: Scopes
+  /** Of the application that has opened it. */
+  readonly gates: RouteGates
   /** What Express has put at `req.route`. */
   route: unknown
 
-  constructor(response: RawResponse, scopes: Scopes, open: Parameters<Scopes['open']>[0]) {
+  constructor(response: RawResponse, scopes: Scopes, gates: RouteGates, open: Parameters<Scopes['open']>[0]) {
     super(scopes.open(open), response, scopes.settleTimeoutMs)
     this.scopes = scopes
+    this.gates = gates
     this.route = undefined
+  }
+
+  // For error handlers of the application's own, which see it before reqscopeErrors() does.
+  override turnedAway(reason: unknown): void {
+    const typed = typedErrorOf(reason)
+    const retryAfter = typed && retryAfterSeconds(typed)
+    if (retryAfter !== undefined) this.setHeader('retry-after', String(retryAfter))
   }
 }
 

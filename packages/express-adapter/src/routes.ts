@@ -6,7 +6,7 @@ type Handle = (request: Request, response: Response, next: Next) => unknown
 
 /** What is needed of Express' layers and routes, in 4 and 5 alike. */
 interface Layer {
-  handle: Handle & { [followed]?: true }
+  handle: Handle & { [followed]?: Handle }
   /** In 5 only, where it waits for promises and passes on what they reject with. */
   readonly handleRequest?: unknown
 }
@@ -71,10 +71,15 @@ function follow(found: Route): void {
         ? handle(request, response, next)
         : life.handle(handle, request, response, next, framework)
     }
-    handleInScope[followed] = true
+    handleInScope[followed] = handle
     layer.handle = handleInScope
   }
   found[followed] = found.stack.length
+}
+
+/** What the application has given, whether it is followed or not. */
+export function givenAs(handle: object): object {
+  return (handle as Layer['handle'])[followed] ?? handle
 }
 
 function pathOf(path: unknown, mountedAt: string): string {

@@ -1,7 +1,16 @@
 import type { RegisteredScope, Scopes } from '@reqscope/core'
 import type { RouteTransactionOptions } from '@reqscope/core/http'
+import type { NextFunction, Request, Response } from 'express'
 
 export type TransactionalOptions = RouteTransactionOptions
+
+/** A middleware that leaves it to the route's path what the parameters of its handlers are. */
+// biome-ignore lint/suspicious/noExplicitAny: as Express has it
+export type AnyRequestHandler = <P, ResBody, ReqBody, Query, Locals extends Record<string, any>>(
+  request: Request<P, ResBody, ReqBody, Query, Locals>,
+  response: Response<ResBody, Locals>,
+  next: NextFunction,
+) => void
 
 /** What a request's scope is like, for all requests or for those of a route. */
 export interface ScopeOptions {

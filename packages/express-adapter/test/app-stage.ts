@@ -20,6 +20,7 @@ export function appStage(
     name: 'an application of the test',
     handlerTimeouts: false,
     http2: false,
+    limits: false,
     inject: false,
     async start({ scopes }: { scopes: ContractScopes }) {
       const app = framework()

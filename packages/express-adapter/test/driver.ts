@@ -3,7 +3,16 @@ import { createServer, type Server, ServerResponse } from 'node:http'
 import express, { type Express, type Request, type RequestHandler, type Response } from 'express'
 import express4 from 'express4'
 import type { ContractRoute, Exchange, HttpDriver, RawReply } from '../../core/test/http-contract/index.ts'
-import { onShutdown, reqscope, reqscopeErrors, scopeOptions, transactional } from '../src/index.ts'
+import {
+  concurrency,
+  health,
+  onShutdown,
+  rateLimit,
+  reqscope,
+  reqscopeErrors,
+  scopeOptions,
+  transactional,
+} from '../src/index.ts'
 
 export const frameworks = [
   { name: 'Express 5', express },
@@ -18,13 +27,14 @@ export function expressDriver(name: string, framework: Framework): HttpDriver {
     name,
     handlerTimeouts: false,
     http2: false,
+    limits: true,
     inject: false,
-    async start({ scopes, routes, connectionTimeoutMs, closeTimeoutMs }) {
+    async start({ scopes, routes, connectionTimeoutMs, closeTimeoutMs, health: hasHealth }) {
       await scopes.start()
       const app = framework()
+      if (hasHealth === true) app.use(health())
       app.use(reqscope({ scopes }))
-      app.use(framework.json())
-      for (const route of routes) declare(app, route)
+      for (const route of routes) declare(app, route, framework.json())
       app.use(reqscopeErrors())
       const server = createServer(app)
       if (connectionTimeoutMs !== undefined) server.setTimeout(connectionTimeoutMs)
@@ -40,13 +50,16 @@ export async function listening(server: Server): Promise<number> {
   return (server.address() as { port: number }).port
 }
 
-function declare(app: Express, route: ContractRoute): void {
+function declare(app: Express, route: ContractRoute, parseBody: RequestHandler): void {
   const { method, path, transaction, timeoutMs, onAbort } = route
   const more = { ...(timeoutMs === undefined ? {} : { timeoutMs }), ...(onAbort === undefined ? {} : { onAbort }) }
   const handler = handlerOf(route)
   app[method === 'GET' ? 'get' : 'post'](
     path,
     scopeOptions(more),
+    ...(route.rateLimit === undefined ? [] : [rateLimit(route.rateLimit)]),
+    ...(route.concurrency === undefined ? [] : [concurrency(route.concurrency)]),
+    parseBody,
     transaction === true ? transactional(handler) : handler,
   )
 }

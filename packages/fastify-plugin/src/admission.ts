@@ -1,21 +1,20 @@
 import type { Scopes } from '@reqscope/core'
 import {
-  type AdmissionGate,
-  giveBack,
-  type Passage,
-  Refusal,
+  enterGate,
+  meetRateLimits,
+  type Refusal,
+  type RefusalAnswer,
+  type RefusalResponder,
   type RouteRateLimits,
-  runInContext,
 } from '@reqscope/core/http'
-import type { FastifyReply, FastifyRequest, preHandlerHookHandler } from 'fastify'
+import type { FastifyRequest, preHandlerHookHandler } from 'fastify'
 import { lifeOf, type RequestLife } from './request-life.ts'
 import { isAnsweredBy, type RoutePolicy } from './route-config.ts'
 
 type Done = (error?: Error) => void
-type Stage = 'onRequest' | 'preHandler'
 
 /** Lets requests in or refuses them, before their body is parsed and before they touch a connection. */
-export class Admission {
+export class Admission implements RefusalResponder<FastifyRequest, RequestLife> {
   readonly #scopes: Scopes
   readonly #defaultLimits: RouteRateLimits<FastifyRequest> | undefined
   readonly #errorHandler: object | undefined
@@ -35,53 +34,20 @@ export class Admission {
    * Goes on, in the request's scope, with what is behind the `onRequest` hook; or with an error. Its rate limits come first,
    * so that a flood takes nobody's place; what they took is given back if there is no place.
    */
-  enter(policy: RoutePolicy, life: RequestLife, request: FastifyRequest, reply: FastifyReply, done: Done): void {
+  enter(policy: RoutePolicy, life: RequestLife, request: FastifyRequest, done: Done): void {
     const limits = policy.rateLimits ?? this.#defaultLimits
-    if (limits === undefined || limits === false || !limits.has('onRequest')) {
-      if (policy.gate === undefined) runInContext(life.scope, done)
-      else this.#throughGate(policy.gate, life, request, reply, done)
-      return
-    }
-    const { gate } = policy
-    const next = gate === undefined ? done : this.#thenThroughGate(gate, life, request, reply, done)
-    this.#limit(limits, 'onRequest', life, request, reply, next)
+    if (limits === undefined || limits === false || !limits.has('onRequest')) this.#throughGate(policy, life, done)
+    else if (policy.gate === undefined) this.#limit(limits, 'onRequest', life, request, done)
+    else
+      this.#limit(limits, 'onRequest', life, request, (error) => {
+        if (error === undefined) this.#throughGate(policy, life, done)
+        else done(error)
+      })
   }
 
-  #thenThroughGate(
-    gate: AdmissionGate,
-    life: RequestLife,
-    request: FastifyRequest,
-    reply: FastifyReply,
-    done: Done,
-  ): Done {
-    return (error) => {
-      if (error === undefined) this.#throughGate(gate, life, request, reply, done)
-      else done(error)
-    }
-  }
-
-  #throughGate(gate: AdmissionGate, life: RequestLife, request: FastifyRequest, reply: FastifyReply, done: Done): void {
-    let waiting: Promise<void> | undefined
-    try {
-      waiting = gate.enter(life.scope)
-    } catch (error) {
-      this.#refuseAtGate(error, life, request, reply, done)
-      return
-    }
-    if (waiting === undefined) {
-      runInContext(life.scope, done)
-      return
-    }
-    waiting.then(
-      () => runInContext(life.scope, done),
-      (error: unknown) => this.#refuseAtGate(error, life, request, reply, done),
-    )
-  }
-
-  #refuseAtGate(error: unknown, life: RequestLife, request: FastifyRequest, reply: FastifyReply, done: Done): void {
-    giveBack(this.#scopes.rateLimiter, life.passage)
-    refuseUpgrade(request, reply)
-    runInContext(life.scope, () => done(error as Error))
+  #throughGate({ gate }: RoutePolicy, life: RequestLife, done: Done): void {
+    if (gate === undefined) life.within(done)
+    else enterGate(gate, this.#scopes.rateLimiter, life, done as (error?: unknown) => void)
   }
 
   /** The hook for what is decided after all others. */
@@ -89,87 +55,35 @@ export class Admission {
     const limits = policy.rateLimits ?? this.#defaultLimits
     if (limits === undefined || limits === false || !limits.has('preHandler')) return undefined
     const admission = this
-    return function limitBeforeHandler(request, reply, done) {
+    return function limitBeforeHandler(request, _reply, done) {
       const life = lifeOf(request)
       if (life === undefined) done()
-      else admission.#limit(limits, 'preHandler', life, request, reply, done)
+      else admission.#limit(limits, 'preHandler', life, request, done)
     }
   }
 
   #limit(
     limits: RouteRateLimits<FastifyRequest>,
-    stage: Stage,
+    stage: 'onRequest' | 'preHandler',
     life: RequestLife,
     request: FastifyRequest,
-    reply: FastifyReply,
     done: Done,
   ): void {
-    let decided: Passage | Refusal | Promise<Passage | Refusal>
-    try {
-      decided = limits.check(this.#scopes.rateLimiter, stage, request, life.passage)
-    } catch (error) {
-      fail(error, life, request, reply, done)
-      return
-    }
-    if (!('then' in decided)) {
-      this.#decided(decided, limits, life, request, reply, done)
-      return
-    }
-    decided.then(
-      (late) => this.#decided(late, limits, life, request, reply, done),
-      (error: unknown) => fail(error, life, request, reply, done),
-    )
+    meetRateLimits(limits, stage, this.#scopes.rateLimiter, request, life, done as (error?: unknown) => void, this)
   }
 
-  #decided(
-    decided: Passage | Refusal,
-    limits: RouteRateLimits<FastifyRequest>,
-    life: RequestLife,
+  /** Nobody of the user's would see the error where the route's error handler is ours, and so is its only `onError` hook. */
+  responds(
+    refusal: Refusal,
     request: FastifyRequest,
-    reply: FastifyReply,
-    done: Done,
-  ): void {
-    if (!(decided instanceof Refusal)) {
-      life.passage = decided
-      limits.writeHeaders(decided.states, (name, value) => reply.header(name, value))
-      runInContext(life.scope, done)
-      return
-    }
-    if (this.#errorHandler !== undefined && isAnsweredBy(this.#errorHandler, request)) {
-      answerRefusal(decided, limits, life, request, reply)
-      return
-    }
-    limits.writeHeaders(decided.states, (name, value) => reply.header(name, value))
-    fail(decided.toError(), life, request, reply, done)
+    life: RequestLife,
+    answer: (refusal: Refusal) => RefusalAnswer,
+  ): boolean {
+    if (this.#errorHandler === undefined || !isAnsweredBy(this.#errorHandler, request)) return false
+    const { violated, retryAfterMs } = refusal
+    request.log.debug({ violated, retryAfterMs }, 'a rate limit refused the request')
+    life.turnedAway()
+    life.answer(429, answer(refusal))
+    return true
   }
-}
-
-/** Where nobody would see the error there is none: under a flood that is most of what a refusal costs. */
-function answerRefusal(
-  refusal: Refusal,
-  limits: RouteRateLimits<FastifyRequest>,
-  life: RequestLife,
-  request: FastifyRequest,
-  reply: FastifyReply,
-): void {
-  const { violated, retryAfterMs } = refusal
-  request.log.debug({ violated, retryAfterMs }, 'a rate limit refused the request')
-  const { headers, body } = limits.answerTo(refusal)
-  reply.code(429)
-  for (const [name, value] of headers) reply.header(name, value)
-  refuseUpgrade(request, reply)
-  runInContext(life.scope, () => reply.send(body))
-}
-
-function fail(error: unknown, life: RequestLife, request: FastifyRequest, reply: FastifyReply, done: Done): void {
-  refuseUpgrade(request, reply)
-  runInContext(life.scope, () => done(error as Error))
-}
-
-// The socket of an upgrade has no parser any more that would notice its end, and @fastify/websocket only destroys those that
-// came as far as its own hook.
-function refuseUpgrade(request: FastifyRequest, reply: FastifyReply): void {
-  if (request.raw.headers.upgrade === undefined) return
-  reply.header('connection', 'close')
-  reply.raw.once('finish', () => request.raw.socket.destroySoon())
 }

@@ -9,10 +9,12 @@ import {
 import {
   type ClosableServer,
   ConnectionCloser,
+  HEALTH_HEADERS,
   type HealthAnswer,
   HealthEndpoints,
   OptionReader,
   onAbortOf,
+  RouteGates,
 } from '@reqscope/core/http'
 import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import fastifyPlugin from 'fastify-plugin'
@@ -21,7 +23,6 @@ import { commitBeforeHead, enterOnResponse, leaveOnResponse, trackedHandler, tra
 import { redisPart } from './redis-part.ts'
 import { lifeOf, RequestLife, requestLife } from './request-life.ts'
 import { policyOf, rateLimitsOf, routePolicy, withPolicy } from './route-config.ts'
-import { RouteGates } from './route-gates.ts'
 import { refuseEarlierRoutes } from './route-order.ts'
 import { answerTypedErrors, settleBeforeErrorHandlers } from './typed-errors.ts'
 import type { ReqscopeOptions } from './types.ts'
@@ -94,7 +95,7 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
     })
     const life = new RequestLife(scope, request, reply, scopes.settleTimeoutMs)
     if (policy.timeoutMs !== undefined) life.answerAfterDeadline()
-    admission.enter(policy, life, request, reply, done)
+    admission.enter(policy, life, request, done)
   }
 
   app.addHook('onResponse', enterOnResponse)
@@ -121,7 +122,7 @@ const register: FastifyPluginAsync<ReqscopeOptions> = async function reqscope(ap
 
 function answerHealth(app: FastifyInstance, endpoints: HealthEndpoints): void {
   const send = (reply: FastifyReply, { statusCode, body }: HealthAnswer) =>
-    reply.code(statusCode).headers({ 'content-type': 'application/json', 'cache-control': 'no-store' }).send(body)
+    reply.code(statusCode).headers(HEALTH_HEADERS).send(body)
   // No scope, so no limit either: under overload and in a shutdown it is these that have to answer.
   const route = { config: { scope: false as const }, logLevel: 'warn' as const }
   app.get(`${endpoints.path}/live`, route, (_request, reply) => send(reply, endpoints.live()))

@@ -1,5 +1,5 @@
 import { DeadlineExceededError, type ReqscopeError, type Scope } from '@reqscope/core'
-import { type Passage, ResponseLifetime } from '@reqscope/core/http'
+import { type RefusalAnswer, ResponseLifetime } from '@reqscope/core/http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 
 const life = Symbol('reqscope.life')
@@ -15,15 +15,12 @@ export function lifeOf(request: FastifyRequest): RequestLife | undefined {
 
 /** What Fastify knows of a request's life. */
 export class RequestLife extends ResponseLifetime {
-  /** What the request has consumed of its rate limits. */
-  passage: Passage | undefined
   readonly #reply: FastifyReply
   #replying = false
   #answeredFor = false
 
   constructor(scope: Scope, request: FastifyRequest, reply: FastifyReply, settleTimeoutMs: number) {
     super(scope, reply.raw, settleTimeoutMs)
-    this.passage = undefined
     this.#reply = reply
     ;(request as LivingRequest)[life] = this
   }
@@ -72,6 +69,27 @@ export class RequestLife extends ResponseLifetime {
     // A rollback has to wait for the statement that runs. Elsewhere the handler's failure could overtake the answer.
     if (this.transaction !== undefined) cancel()
     else this.#reply.raw.once('close', cancel)
+  }
+
+  override setHeader(name: string, value: string): void {
+    this.#reply.header(name, value)
+  }
+
+  /** Sends a whole answer, in the scope. */
+  answer(statusCode: number, { headers, body }: RefusalAnswer): void {
+    const reply = this.#reply
+    reply.code(statusCode)
+    for (const [name, value] of headers) reply.header(name, value)
+    this.within(() => reply.send(body))
+  }
+
+  // The socket of an upgrade has no parser any more that would notice its end, and @fastify/websocket only destroys those
+  // that came as far as its own hook.
+  override turnedAway(): void {
+    const { raw, request } = this.#reply
+    if (request.raw.headers.upgrade === undefined) return
+    this.#reply.header('connection', 'close')
+    raw.once('finish', () => request.raw.socket.destroySoon())
   }
 
   protected override answerDeadline(reason: ReqscopeError): void {

@@ -4,13 +4,13 @@ import {
   type CommitRules,
   isTransactional,
   OptionReader,
+  type RouteGates,
   type RouteRateLimitConfig,
   RouteRateLimits,
   type RouteTransactionOptions,
   readCommitRules,
 } from '@reqscope/core/http'
 import type { FastifyRequest, RouteOptions } from 'fastify'
-import type { RouteGates } from './route-gates.ts'
 import type { RouteScopeConfig } from './types.ts'
 
 /** What is decided about a route's scopes when the route is registered. */

@@ -1,5 +1,5 @@
 import { RegistrationError } from '@reqscope/core'
-import { problemDetails, retryAfterSeconds, runInContext, typedErrorOf } from '@reqscope/core/http'
+import { logLevelOf, problemDetails, retryAfterSeconds, runInContext, typedErrorOf } from '@reqscope/core/http'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { lifeOf } from './request-life.ts'
 
@@ -45,12 +45,9 @@ function answerTypedError(
     return undefined
   }
   const { statusCode, headers, body } = problemDetails(typed)
-  const { reason } = typed as { reason?: unknown }
-  // A flood that is refused must not become a flood of log lines; there are events that count it.
-  const isShed = statusCode === 429 || (typed.code === 'RSC_OVERLOADED' && reason !== 'shutdown')
-  if (isShed) request.log.debug({ err: typed }, typed.message)
-  else if (statusCode >= 500) request.log.error({ err: typed, req: request }, typed.message)
-  else request.log.info({ err: typed }, typed.message)
+  const level = logLevelOf(typed)
+  if (level === 'error') request.log.error({ err: typed, req: request }, typed.message)
+  else request.log[level]({ err: typed }, typed.message)
   return reply.code(statusCode).headers(headers).send(JSON.stringify(body))
 }
 

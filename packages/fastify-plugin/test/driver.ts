@@ -7,11 +7,16 @@ export const fastifyDriver: HttpDriver = {
   name: 'Fastify',
   handlerTimeouts: true,
   http2: true,
+  limits: true,
   inject: true,
-  async start({ scopes, routes, http2, connectionTimeoutMs, closeTimeoutMs }) {
+  async start({ scopes, routes, http2, connectionTimeoutMs, closeTimeoutMs, health }) {
     const options = { connectionTimeout: connectionTimeoutMs ?? 0 }
     const app = (http2 === true ? Fastify({ ...options, http2 }) : Fastify(options)) as unknown as FastifyInstance
-    await app.register(reqscope, { scopes, ...(closeTimeoutMs === undefined ? {} : { closeTimeoutMs }) })
+    await app.register(reqscope, {
+      scopes,
+      health: health ?? false,
+      ...(closeTimeoutMs === undefined ? {} : { closeTimeoutMs }),
+    })
     for (const route of routes) declare(app, route)
     await app.listen({ port: 0, host: '127.0.0.1' })
     return {
@@ -26,7 +31,7 @@ export const fastifyDriver: HttpDriver = {
 }
 
 function declare(app: FastifyInstance, route: ContractRoute): void {
-  const { method, path, transaction, timeoutMs, onAbort, handlerTimeoutMs } = route
+  const { method, path, transaction, timeoutMs, onAbort, rateLimit, concurrency, handlerTimeoutMs } = route
   app.route({
     method,
     url: path,
@@ -36,6 +41,8 @@ function declare(app: FastifyInstance, route: ContractRoute): void {
         ...(transaction === undefined ? {} : { transaction }),
         ...(timeoutMs === undefined ? {} : { timeoutMs }),
         ...(onAbort === undefined ? {} : { onAbort }),
+        ...(rateLimit === undefined ? {} : { rateLimit }),
+        ...(concurrency === undefined ? {} : { concurrency }),
       },
     },
     handler: (request, reply) => route.handle(exchangeOf(request, reply)) as never,

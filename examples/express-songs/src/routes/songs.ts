@@ -1,7 +1,8 @@
-import { transactional } from '@reqscope/express-adapter'
+import { rateLimit, transactional } from '@reqscope/express-adapter'
 import { asc, eq, ilike } from 'drizzle-orm'
 import { Router } from 'express'
 import { z } from 'zod'
+import { perMinute, SONGS_PER_MINUTE } from '../limits.ts'
 import { Refusal } from '../refusal.ts'
 import { authors, songs, verses } from '../schema.ts'
 
@@ -21,7 +22,7 @@ const PAGE_SIZE = 20
 export function songRoutes(): Router {
   const router = Router()
 
-  router.get('/', async (request, response) => {
+  router.get('/', rateLimit(perMinute(SONGS_PER_MINUTE)), async (request, response) => {
     const { search, page } = Listing.parse(request.query)
     const matching = search === undefined ? undefined : ilike(songs.title, `%${search.replaceAll(/[\\%_]/g, '\\$&')}%`)
     const { db } = request.scope
@@ -41,7 +42,7 @@ export function songRoutes(): Router {
 
   // The whole song is one statement. Nothing is loaded while the answer is being written: there is no lazy loading here,
   // and a handle that were used after the response would throw.
-  router.get('/:id', async (request, response) => {
+  router.get('/:id', rateLimit(perMinute(SONGS_PER_MINUTE)), async (request, response) => {
     const id = Id.parse(request.params.id)
     const song = await request.scope.db.query.songs.findFirst({
       where: eq(songs.id, id),

@@ -61,6 +61,12 @@ export class Child {
     })
   }
 
+  /** Kills it, and waits until it is gone. */
+  kill(): Promise<string> {
+    this.#process.kill('SIGKILL')
+    return this.exited
+  }
+
   /** Asks it to end, kills it when it does not within `ms`, and resolves to how it ended. */
   async stop(ms = 15_000): Promise<string> {
     if (this.running) this.#process.kill('SIGTERM')

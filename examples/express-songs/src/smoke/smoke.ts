@@ -1,9 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Snapshot } from '@reqscope/core'
-import { connect, createDatabase, startPostgres } from '@reqscope/services'
+import { connect } from '@reqscope/services'
 import type { Sql } from 'postgres'
 import { Closers } from '../closers.ts'
+import { PLAN_SONGS_PER_MINUTE } from '../limits.ts'
 import { APPLICATION_NAME, MAX_CONNECTIONS } from '../scopes.ts'
+import { startServers } from '../servers.ts'
 import { onShutdown } from '../shutdown.ts'
 import { Child } from './child.ts'
 import { Traffic, type Trouble } from './traffic.ts'
@@ -12,6 +14,7 @@ const TABS = 50
 const KILL_EVERY_MS = 2_000
 const SAMPLE_EVERY_MS = 100
 const QUIET_WITHIN_MS = 10_000
+const SHEETS_WITHIN_MS = 20_000
 // A backend serves one request at a time; another one may be given its connection before its end is noticed.
 const ANSWERS_PER_KILL = 2
 const AFTERMATH_MS = 1_000
@@ -27,38 +30,55 @@ export interface Result {
   readonly pgConnectionsOverMax: number
   /** Plans cut in half, or confirmed and not there. */
   readonly brokenPlans: number
+  /** What a greedy client was refused with 429. */
+  readonly limited: number
+  /** What it was let through beyond its limit. */
+  readonly overLimit: number
+  /** Plans whose sheet was never written, though a worker was killed meanwhile. */
+  readonly missingSheets: number
   readonly ok: boolean
 }
 
 export interface SmokeOptions {
   readonly seconds: number
   readonly json: boolean
+  readonly withoutRedis: boolean
   readonly log: (line: string) => void
 }
 
-/** Tests the song book under load and faults, on a server of its own. Resolves to whether all is well. */
-export async function smoke({ seconds, json, log }: SmokeOptions): Promise<boolean> {
+/** Tests the song book under load and faults, on servers of its own. Resolves to whether all is well. */
+export async function smoke({ seconds, json, withoutRedis, log }: SmokeOptions): Promise<boolean> {
   const closers = new Closers()
   onShutdown(async () => {
     await closers.close()
     process.exit(1)
   })
   try {
-    const server = await startPostgres({ own: true, log })
-    closers.add(() => server.stop())
-    const { url: databaseUrl } = await createDatabase(server)
-    const app = new Child('the song book', new URL('./app-main.ts', import.meta.url), { DATABASE_URL: databaseUrl })
+    const { databaseUrl, redisUrl } = await startServers(closers, { own: true, withoutRedis, log })
+    const env = { DATABASE_URL: databaseUrl, REDIS_URL: redisUrl }
+    const app = new Child('the song book', new URL('./app-main.ts', import.meta.url), env)
     closers.add(() => app.stop())
     const url = await app.message<string>()
+    const work = () => new Child('a worker', new URL('../worker-main.ts', import.meta.url), env)
+    const workers = [work()]
+    closers.add(() => Promise.all(workers.map((worker) => worker.stop())))
+    await workers[0]?.message()
     const sql = connect(databaseUrl, 'smoke test')
     closers.add(() => sql.end({ timeout: 5 }))
 
     log(`Smoke: ${seconds} s of traffic from ${TABS} tabs`)
-    const { traffic, kills, peak } = await underLoad(url, sql, seconds)
+    // In the middle of its work, and nobody tells it: the next one takes over.
+    const killing = sleep((seconds * 1_000) / 2).then(async () => {
+      await workers[0]?.kill()
+      workers.push(work())
+    })
+    const { traffic, kills, peak, tookMs } = await underLoad(url, sql, seconds)
+    await killing
     const unexpected = unexplained(traffic.troubles, kills)
     const leasesOut = await leasesAtRest(url)
     const backends = await backendsOf(sql)
     const brokenPlans = await countBroken(sql, traffic.confirmed)
+    const missingSheets = await sheetsThatNeverCome(sql)
     const ending = await app.stop()
     const facts = {
       requests: traffic.requests,
@@ -68,10 +88,15 @@ export async function smoke({ seconds, json, log }: SmokeOptions): Promise<boole
       idleInTransaction: backends.filter(({ state }) => state.startsWith('idle in transaction')).length,
       pgConnectionsOverMax: Math.max(0, peak - MAX_CONNECTIONS),
       brokenPlans,
+      limited: traffic.limited,
+      overLimit: Math.max(0, traffic.greedyPasses - allowedIn(tookMs)),
+      missingSheets,
     }
-    const { requests, aborted, ...mustBeZero } = facts
+    const { requests, aborted, limited, ...mustBeZero } = facts
     const ok =
-      requests > 0 && aborted > 0 && Object.values(mustBeZero).every((count) => count === 0) && ending === 'exit code 0'
+      Math.min(requests, aborted, limited) > 0 &&
+      Object.values(mustBeZero).every((count) => count === 0) &&
+      ending === 'exit code 0'
     const result: Result = { ...facts, ok }
     for (const trouble of unexpected.slice(0, 10)) log(`Unexpected: ${trouble.call}: ${trouble.status} ${trouble.what}`)
     for (const line of ok ? [] : app.lastLines) log(line)
@@ -104,9 +129,19 @@ async function underLoad(url: string, sql: Sql, seconds: number) {
       await sleep(SAMPLE_EVERY_MS)
     }
   }
-  await Promise.all([watch(), ...Array.from({ length: TABS }, (_, tab) => traffic.tab(tab + 1, until))])
+  const startedAt = performance.now()
+  await Promise.all([
+    watch(),
+    traffic.greedy(until),
+    ...Array.from({ length: TABS }, (_, tab) => traffic.tab(tab + 1, until)),
+  ])
   traffic.close()
-  return { traffic, kills, peak }
+  return { traffic, kills, peak, tookMs: performance.now() - startedAt }
+}
+
+/** A full quota at once, and what has come back since; one more for what is on its way. */
+function allowedIn(tookMs: number): number {
+  return PLAN_SONGS_PER_MINUTE + Math.ceil((PLAN_SONGS_PER_MINUTE * tookMs) / 60_000) + 1
 }
 
 /** What no kill explains. */
@@ -137,6 +172,17 @@ function backendsOf(sql: Sql): Promise<{ pid: number; state: string }[]> {
   return Promise.resolve(sql<{ pid: number; state: string }[]>`
     select pid, coalesce(state, 'starting') as state from pg_stat_activity
      where application_name = ${APPLICATION_NAME} order by pid`)
+}
+
+/** How many plans have no sheet, once there has been time to write them all. */
+async function sheetsThatNeverCome(sql: Sql): Promise<number> {
+  const deadline = performance.now() + SHEETS_WITHIN_MS
+  for (;;) {
+    const [row] = await sql<{ count: number }[]>`
+      select count(*)::int as count from plans where not exists (select from sheets where plan_id = plans.id)`
+    if (row?.count === 0 || performance.now() > deadline) return row?.count ?? Number.NaN
+    await sleep(100)
+  }
 }
 
 async function countBroken(sql: Sql, confirmed: readonly number[]): Promise<number> {

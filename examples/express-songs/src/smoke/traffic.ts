@@ -7,6 +7,17 @@ const HANG_UP_WITHIN_MS = 40
 const ABORTED_SHARE = 0.2
 const SILENCE_MS = 30_000
 
+interface Visitor {
+  readonly random: Random
+  readonly address: string
+}
+
+interface Answer {
+  readonly status: number
+  readonly body: string
+  readonly retryAfter: string | undefined
+}
+
 /** An answer, or the lack of one, that a client does not expect. */
 export interface Trouble {
   readonly call: string
@@ -18,8 +29,18 @@ export interface Trouble {
   readonly at: number
 }
 
-/** Twelve tabs at once, and more: all of them ask for the songs of plans, look at some, and make plans; some hang up. */
+/** After so many requests a tab is somebody else's: nobody is limited who behaves. */
+const REQUESTS_OF_A_VISITOR = 40
+const GREEDY_EVERY_MS = 10
+
+/**
+ * Twelve tabs at once, and more: all of them ask for the songs of plans, look at some, and make plans; some hang up. And a greedy
+ * client, who asks for nothing but the songs of plans.
+ */
 export class Traffic {
+  /** What the greedy client was refused with 429, and what was let through to it. */
+  limited = 0
+  greedyPasses = 0
   requests = 0
   aborted = 0
   readonly troubles: Trouble[] = []
@@ -36,37 +57,66 @@ export class Traffic {
   /** Runs one tab until then. */
   async tab(seed: number, until: number): Promise<void> {
     const random = new Random(seed)
-    while (Date.now() < until) {
+    for (let count = 0; Date.now() < until; count++) {
+      const visitor = { random, address: `10.${seed}.${Math.floor(count / REQUESTS_OF_A_VISITOR) % 256}.1` }
       const dice = random.next()
-      if (dice < 0.6) await this.#ask(random, 'GET', `/plans/${random.integer(1, 40)}/songs`)
-      else if (dice < 0.8) await this.#ask(random, 'GET', `/songs/${random.integer(1, 500)}`)
-      else if (dice < 0.9) await this.#ask(random, 'GET', `/songs?search=${random.pick(['harbour', 'Ember', 'no. 4'])}`)
-      else await this.#plan(random)
+      if (dice < 0.6) await this.#ask(visitor, 'GET', `/plans/${random.integer(1, 40)}/songs`)
+      else if (dice < 0.8) await this.#ask(visitor, 'GET', `/songs/${random.integer(1, 500)}`)
+      else if (dice < 0.9)
+        await this.#ask(visitor, 'GET', `/songs?search=${random.pick(['harbour', 'Ember', 'no. 4'])}`)
+      else await this.#plan(visitor)
     }
+  }
+
+  /** Runs the greedy client until then, which does not even wait for its answers. */
+  async greedy(until: number): Promise<void> {
+    const visitor = { random: new Random(0), address: '192.0.2.1' }
+    const pending = new Set<Promise<void>>()
+    while (Date.now() < until) {
+      const asked = this.#askGreedily(visitor).finally(() => pending.delete(asked))
+      pending.add(asked)
+      await sleep(GREEDY_EVERY_MS)
+    }
+    await Promise.all(pending)
+  }
+
+  async #askGreedily(visitor: Visitor): Promise<void> {
+    const answer = await this.#ask(visitor, 'GET', '/plans/1/songs', undefined, [200, 429])
+    if (answer?.status === 200) this.greedyPasses++
+    if (answer?.status !== 429) return
+    this.limited++
+    if (codeIn(answer.body) === 'RSC_RATE_LIMIT_EXCEEDED' && Number(answer.retryAfter) >= 1) return
+    this.#trouble('GET /plans/1/songs', `refused without saying why or when to try again: ${answer.body}`, 429)
   }
 
   close(): void {
     this.#agent.destroy()
   }
 
-  async #plan(random: Random): Promise<void> {
+  async #plan(visitor: Visitor): Promise<void> {
+    const { random } = visitor
     const isUnknown = random.chance(0.2)
     const songs = [random.integer(1, 500), isUnknown ? 1_000_000 : random.integer(1, 500)]
-    const answer = await this.#ask(random, 'POST', '/plans', { name: 'Smoke', songs }, isUnknown ? 422 : 201)
+    const answer = await this.#ask(visitor, 'POST', '/plans', { name: 'Smoke', songs }, [isUnknown ? 422 : 201])
     if (answer?.status === 201) this.confirmed.push((JSON.parse(answer.body) as { id: number }).id)
   }
 
   async #ask(
-    random: Random,
+    { random, address }: Visitor,
     method: string,
     path: string,
     body?: object,
-    expected = 200,
-  ): Promise<{ status: number; body: string } | undefined> {
+    expected: readonly number[] = [200],
+  ): Promise<Answer | undefined> {
     const hangUpAfterMs = random.chance(ABORTED_SHARE) ? random.next() * HANG_UP_WITHIN_MS : undefined
     const call = `${method} ${path}`
     this.requests++
-    const outgoing = request(`${this.#url}${path}`, { method, agent: this.#agent, timeout: SILENCE_MS })
+    const outgoing = request(`${this.#url}${path}`, {
+      method,
+      agent: this.#agent,
+      timeout: SILENCE_MS,
+      headers: { 'x-forwarded-for': address },
+    })
     outgoing.once('timeout', () => outgoing.destroy(new Error(`nothing came for ${SILENCE_MS} ms`)))
     let hungUp = false
     const timer =
@@ -77,16 +127,19 @@ export class Traffic {
             outgoing.destroy()
           }, hangUpAfterMs)
     try {
-      const answered = new Promise<{ status: number; body: string }>((resolve, reject) => {
+      const answered = new Promise<Answer>((resolve, reject) => {
         outgoing.once('error', reject)
         outgoing.once('response', (incoming) =>
-          text(incoming).then((read) => resolve({ status: incoming.statusCode ?? 0, body: read }), reject),
+          text(incoming).then((read) => {
+            const { statusCode = 0, headers } = incoming
+            resolve({ status: statusCode, body: read, retryAfter: headers['retry-after'] })
+          }, reject),
         )
       })
       if (body === undefined) outgoing.end()
       else outgoing.setHeader('content-type', 'application/json').end(JSON.stringify(body))
       const answer = await answered
-      if (answer.status !== expected) this.#trouble(call, answer.body, answer.status)
+      if (!expected.includes(answer.status)) this.#trouble(call, answer.body, answer.status)
       return answer
     } catch (error) {
       if (hungUp) {

@@ -118,7 +118,7 @@ export class DirectResponse extends ResponseLifetime implements HeadWatch {
   }
 
   /** Calls `fn` in the scope, and in the transaction of the request. */
-  within<Result>(fn: () => Result): Result {
+  override within<Result>(fn: () => Result): Result {
     if (this.transaction !== undefined) return this.transaction.run(fn)
     return currentContext()?.scope === this.scope ? fn() : runInContext(this.scope, fn)
   }

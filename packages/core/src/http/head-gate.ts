@@ -1,3 +1,5 @@
+import { HeaderSeal, headersSent } from './header-seal.ts'
+
 /** The members of a response that a head can leave through; `http.ServerResponse` and its HTTP/2 counterpart have them. */
 export interface GatedResponse {
   statusCode: number
@@ -49,6 +51,7 @@ export class HeadGate {
   readonly #watch: HeadWatch
   readonly #inner: Inner
   #state: 'shut' | 'asking' | 'open' | 'bypassed' | 'refused' = 'shut'
+  #seal: HeaderSeal | undefined
   #kept: { readonly method: Method; readonly args: unknown[] }[] = []
   #isEnded = false
   #owesDrain = false
@@ -82,7 +85,9 @@ export class HeadGate {
     if (this.#state === 'shut' && !this.#isImplicit) this.#ask(method === 'writeHead' ? Number(args[0]) : undefined)
     if (this.#state === 'refused') return method === 'write' ? true : this.#response
     if (this.#state !== 'asking') return this.#inner[method]?.apply(this.#response, args)
+    if (method === 'writeHead' && !this.#isImplicit && this.#kept.length > 0) throw headersSent()
     if (!this.#isEnded) this.#kept.push({ method, args })
+    this.#seal ??= new HeaderSeal(this.#response)
     if (method === 'end') this.#isEnded = true
     if (method !== 'write') return this.#response
     this.#owesDrain = true
@@ -104,6 +109,7 @@ export class HeadGate {
   send(args: unknown[]): unknown {
     if (this.#state === 'shut' || this.#state === 'asking') {
       this.#state = 'bypassed'
+      this.#seal?.break()
       this.#kept = []
     }
     return this.#inner._send?.apply(this.#response, args)
@@ -136,6 +142,7 @@ export class HeadGate {
     }
     const response = this.#response
     this.#state = 'open'
+    this.#seal?.break()
     if (this.#kept.length > 0) response.statusCode = chosen // not what was set after the reply had been given
     try {
       for (const { method, args } of this.#kept) this.#inner[method]?.apply(response, args)
@@ -157,6 +164,7 @@ export class HeadGate {
     }
     const response = this.#response
     this.#state = 'refused'
+    this.#seal?.break()
     this.#kept = []
     // Who has put methods of its own over ours, to compress for one, did so for the reply that is not sent, and may go on with
     // it through ours, which lead nowhere from here on. The error's goes past them both.

@@ -34,6 +34,12 @@ interface Healthy {
   health(): Promise<Health>
 }
 
+/** Of every answer. */
+export const HEALTH_HEADERS: Readonly<Record<string, string>> = {
+  'content-type': 'application/json',
+  'cache-control': 'no-store',
+}
+
 const ALIVE: HealthAnswer = { statusCode: 200, body: '{"status":"up"}' }
 
 /** The answers of `/health/live` and `/health/ready`. They take no scope, no limit and no connection of a request's. */
@@ -56,6 +62,13 @@ export class HealthEndpoints {
     this.#scopes = scopes
     this.#cacheMs = read.milliseconds('cacheMs', 1_000)
     this.#details = read.boolean('details', false)
+  }
+
+  /** The answer to a request; undefined where it asks for something else. */
+  answer(method: string | undefined, path: string): HealthAnswer | Promise<HealthAnswer> | undefined {
+    if ((method !== 'GET' && method !== 'HEAD') || !path.startsWith(this.path)) return undefined
+    const asked = path.slice(this.path.length)
+    return asked === '/live' ? this.live() : asked === '/ready' ? this.ready() : undefined
   }
 
   /** The process answers. What it depends on is no reason to restart it. */

@@ -77,6 +77,16 @@ export function problemDetails(error: ReqscopeError): ProblemDetails {
   }
 }
 
+/**
+ * How a typed error that is answered is logged. A flood that is refused must not become a flood of log lines; there are
+ * events that count it.
+ */
+export function logLevelOf(error: ReqscopeError): 'debug' | 'info' | 'error' {
+  const { reason } = error as { reason?: unknown }
+  if (error.statusCode === 429 || (error.code === 'RSC_OVERLOADED' && reason !== 'shutdown')) return 'debug'
+  return error.statusCode >= 500 ? 'error' : 'info'
+}
+
 /** `Retry-After` in whole seconds, at least 1; undefined where trying again blindly may do the work twice. */
 export function retryAfterSeconds(error: ReqscopeError): number | undefined {
   if (error.retryAfterMs === undefined || (error as { outcome?: unknown }).outcome === 'unknown') return undefined

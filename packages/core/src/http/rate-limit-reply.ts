@@ -29,6 +29,8 @@ export type RouteRateLimitConfig<Request> = RouteRateLimitOptions<Request> | rea
 export interface Passage {
   readonly consumed: readonly Consumption[]
   readonly states: readonly RateLimitState[]
+  /** Whose limits those are; undefined where several of a request's have decided. */
+  readonly of: object | undefined
 }
 
 /** The whole answer to a request that a limit refused. */
@@ -118,18 +120,23 @@ export class RouteRateLimits<Request> {
       return decision
     }
     const { consumed, states } = decision
-    if (earlier === undefined) return { consumed: [consumed], states }
-    return { consumed: [...earlier.consumed, consumed], states: [...earlier.states, ...states] }
+    if (earlier === undefined) return { consumed: [consumed], states, of: this }
+    return {
+      consumed: [...earlier.consumed, consumed],
+      states: [...earlier.states, ...states],
+      of: earlier.of === this ? this : undefined,
+    }
   }
 
   /** What a client is told of a refusal: the same as it is told of the error. */
-  answerTo(refusal: Refusal): RefusalAnswer {
+  readonly answerTo = (refusal: Refusal): RefusalAnswer => {
     const known = this.#answers.get(refusal)
     if (known !== undefined) return known
     const { headers, body } = problemDetails(refusal.toError())
     const { 'content-type': type, ...others } = headers
     const all: [string, string][] = []
-    this.writeHeaders(refusal.states, (name, value) => all.push([name, value]))
+    const setHeader = (name: string, value: string) => all.push([name, value])
+    this.writeHeaders({ states: refusal.states, of: this }, { setHeader })
     all.push(...Object.entries(others), ['content-type', `${type}; charset=utf-8`])
     const answer = { headers: all, body: JSON.stringify(body) }
     this.#answers.set(refusal, answer)
@@ -137,12 +144,18 @@ export class RouteRateLimits<Request> {
   }
 
   /** Writes what a client may know of its limits, of a request that passed or of one that was refused. */
-  writeHeaders(states: readonly RateLimitState[], set: (name: string, value: string) => unknown): void {
+  writeHeaders(
+    { states, of }: Pick<Passage, 'states' | 'of'>,
+    reply: { setHeader(name: string, value: string): unknown },
+  ): void {
     if (states.length === 0) return
-    set('ratelimit-policy', this.#policies ?? policyHeader(states))
-    set('ratelimit', limitHeader(states))
+    reply.setHeader(
+      'ratelimit-policy',
+      of === this && this.#policies !== undefined ? this.#policies : policyHeader(states),
+    )
+    reply.setHeader('ratelimit', limitHeader(states))
     if (!this.#legacy) return
-    for (const [name, value] of Object.entries(legacyHeaders(states))) set(name, value)
+    for (const [name, value] of Object.entries(legacyHeaders(states))) reply.setHeader(name, value)
   }
 }
 

@@ -1,7 +1,8 @@
 import { type ReqscopeError, ScopeAbortedError } from '../errors.ts'
 import { COMPLETED, type Outcome } from '../scope/cleanup-stack.ts'
-import { outsideEveryScope } from '../scope/current.ts'
+import { outsideEveryScope, runInContext } from '../scope/current.ts'
 import type { Scope } from '../scope/scope.ts'
+import type { Passage } from './rate-limit-reply.ts'
 import type { TransactionBeforeHead } from './transaction-before-head.ts'
 
 /** What is needed of a response; `http.ServerResponse` and its HTTP/2 counterpart have it. */
@@ -14,6 +15,7 @@ export interface RawResponse {
   on(event: 'close', listener: () => void): unknown
   once(event: 'pipe', listener: () => void): unknown
   listenerCount(event: 'unpipe'): number
+  setHeader(name: string, value: string): unknown
   end(...args: never[]): unknown
 }
 
@@ -48,6 +50,8 @@ export class ResponseLifetime {
   readonly response: RawResponse
   /** The transaction of the route, where it has one. */
   transaction: TransactionBeforeHead | undefined
+  /** What the request has consumed of its rate limits. */
+  passage: Passage | undefined
   readonly #settleTimeoutMs: number
   #state: 'open' | 'closed' | 'over' = 'open'
   // `awaiting-reply` holds before the handler has started, for one that answers through a callback, and between a
@@ -63,6 +67,7 @@ export class ResponseLifetime {
     this.scope = scope
     this.response = response
     this.transaction = undefined
+    this.passage = undefined
     this.#settleTimeoutMs = settleTimeoutMs
     ;(response as OwnedResponse)[lifetime] = this
     response.on('close', onClose)
@@ -124,6 +129,19 @@ export class ResponseLifetime {
     if (this.#handler === 'awaiting-reply') this.#handler = 'settled'
     this.#endWhenOver()
   }
+
+  /** Calls `fn` in the scope. */
+  within<Result>(fn: () => Result): Result {
+    return runInContext(this.scope, fn)
+  }
+
+  /** Sets a header of the reply that is to come. */
+  setHeader(name: string, value: string): void {
+    this.response.setHeader(name, value)
+  }
+
+  /** The request is not let in, for this reason; whoever answers errors is told next. */
+  turnedAway(_reason: unknown): void {}
 
   /** The framework has found the route: the scope is called after it. */
   routed(name: string): void {

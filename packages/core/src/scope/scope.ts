@@ -60,6 +60,22 @@ export interface Permit {
   scopeEnded(scope: Scope, outcome: Outcome): void
 }
 
+/** A scope may have been let in at several doors. */
+class BothPermits implements Permit {
+  readonly #first: Permit
+  readonly #second: Permit
+
+  constructor(first: Permit, second: Permit) {
+    this.#first = first
+    this.#second = second
+  }
+
+  scopeEnded(scope: Scope, outcome: Outcome): void {
+    this.#second.scopeEnded(scope, outcome)
+    this.#first.scopeEnded(scope, outcome)
+  }
+}
+
 /** What `scope.spawn` was given. */
 export interface SpawnedTask {
   readonly name: string
@@ -482,7 +498,7 @@ export class Scope implements ScopeDescription {
 
   /** @internal Keeps what is given back when it has ended. */
   hold(permit: Permit): void {
-    this.#permit = permit
+    this.#permit = this.#permit === undefined ? permit : new BothPermits(this.#permit, permit)
   }
 
   /** @internal Whether somebody wants to know what it did: who listens to the event, or a log at debug. */

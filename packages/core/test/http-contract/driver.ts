@@ -1,4 +1,5 @@
 import type { Readable } from 'node:stream'
+import type { ConcurrencyOptions, RouteRateLimitOptions } from '../../src/http/index.ts'
 import type { Resource, Scopes, ScopeWith } from '../../src/index.ts'
 import type { BoundDatabase } from '../../src/postgres/index.ts'
 import type { schema } from './schema.ts'
@@ -6,6 +7,12 @@ import type { schema } from './schema.ts'
 type ContractResources = { db: Resource<BoundDatabase<typeof schema>> }
 export type ContractScopes = Scopes<ContractResources>
 export type ContractScope = ScopeWith<ContractResources>
+
+/** A limit that every framework can be told: decided first of all, of the client's address or of a constant. */
+export type ContractRateLimit = Omit<RouteRateLimitOptions<unknown>, 'stage' | 'limit' | 'key' | 'cost' | 'skip'> & {
+  readonly limit: number
+  readonly key?: () => string
+}
 
 /** A raw response, as far as both HTTP/1 and HTTP/2 have it. */
 export interface RawReply {
@@ -36,6 +43,8 @@ export interface ContractRoute {
   readonly transaction?: boolean
   readonly timeoutMs?: number
   readonly onAbort?: 'cancel' | 'finish'
+  readonly rateLimit?: ContractRateLimit | readonly ContractRateLimit[]
+  readonly concurrency?: ConcurrencyOptions
   /** The framework's own time limit for handlers. */
   readonly handlerTimeoutMs?: number
   /** What it returns, or resolves to, is the reply, as JSON; undefined after `send`, `takeOver` or raw writing. */
@@ -49,6 +58,8 @@ export interface ContractSettings {
   /** After how long without traffic the server cuts a connection. */
   readonly connectionTimeoutMs?: number
   readonly closeTimeoutMs?: number
+  /** Whether there are `/health/live` and `/health/ready`. */
+  readonly health?: boolean
 }
 
 export interface RunningApp {
@@ -63,6 +74,8 @@ export interface HttpDriver {
   readonly name: string
   readonly handlerTimeouts: boolean
   readonly http2: boolean
+  /** Rate limits, concurrency and health endpoints. */
+  readonly limits: boolean
   readonly inject: boolean
   /** Listens on a free port of 127.0.0.1. */
   start(settings: ContractSettings): Promise<RunningApp>

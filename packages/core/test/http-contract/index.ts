@@ -1,6 +1,8 @@
 import { beforeAll, describe } from 'vitest'
 import type { HttpDriver } from './driver.ts'
 import { describeEndings } from './endings.ts'
+import { describeHealth } from './health.ts'
+import { describeLimits } from './limits.ts'
 import { describeLostConnections } from './lost-connections.ts'
 import { describeShutdown } from './shutdown.ts'
 import { type ContractDatabase, contractDatabase } from './stage.ts'
@@ -21,5 +23,8 @@ export function describeHttpContract(driver: HttpDriver): void {
     describe('endings', () => describeEndings(driver, given))
     describe('lost connections', () => describeLostConnections(driver, given))
     describe('shutdown', () => describeShutdown(driver, given))
+    if (!driver.limits) return
+    describe('limits', () => describeLimits(driver, given))
+    describe('health', () => describeHealth(driver, given))
   })
 }

@@ -38,7 +38,7 @@ export function describeShutdown(driver: HttpDriver, database: () => ContractDat
     await closed
     expect(await stage.notes()).toEqual(['begun before'])
     expect(stage.scopes.snapshot()).toMatchObject({ state: 'closed', openScopes: { total: 0 }, leases: [] })
-    expect(await stage.backends()).toEqual([])
+    await stage.expectNoBackends()
   })
 
   it.each([false, true])('signals and then ends what does not finish (transaction: %s)', async (transaction) => {
@@ -60,7 +60,7 @@ export function describeShutdown(driver: HttpDriver, database: () => ContractDat
     expect(await signalled.passed).toMatchObject({ reason: 'shutdown' })
     expect(stage.scopes.snapshot()).toMatchObject({ state: 'closed', openScopes: { total: 0 }, leases: [] })
     expect(await stage.notes()).toEqual(transaction ? [] : ['not finished'])
-    expect(await stage.backends()).toEqual([])
+    await stage.expectNoBackends()
   })
 
   it('closes in less than 5 s with connections that are kept alive, used or not', async () => {

@@ -3,7 +3,7 @@ import { connect } from '@reqscope/services'
 import { observer, type TestDatabase, testDatabase } from '@reqscope/services/testing'
 import type { Sql } from 'postgres'
 import { expect, onTestFinished, vi } from 'vitest'
-import { createScopes, type ReqscopeEvents } from '../../src/index.ts'
+import { createScopes, type ReqscopeEvents, type Resource } from '../../src/index.ts'
 import { type PostgresOptions, postgres } from '../../src/postgres/index.ts'
 import { type LogLine, memoryLogger } from '../memory-logger.ts'
 import { Client } from './client.ts'
@@ -24,6 +24,8 @@ export async function contractDatabase(): Promise<ContractDatabase> {
 export interface StageOptions extends Partial<Omit<ContractSettings, 'scopes' | 'routes'>> {
   readonly postgres?: Partial<PostgresOptions<typeof schema>>
   readonly settleTimeoutMs?: number
+  /** Where the limits are counted. Default: in the process. */
+  readonly redis?: Resource<unknown>
 }
 
 /** An application that listens, and everything that can be seen of it from outside. */
@@ -54,11 +56,14 @@ export class Stage {
     options: StageOptions = {},
   ): Promise<Stage> {
     await database.watch`truncate notes, late, slow`
-    const { postgres: more, settleTimeoutMs, ...settings } = options
+    const { postgres: more, settleTimeoutMs, redis, ...settings } = options
     const name = `contract-${Math.random().toString(36).slice(2, 10)}`
     const { logger, logs } = memoryLogger()
     const scopes = createScopes({
-      resources: { db: postgres({ url: database.url, schema, applicationName: name, max: 4, ...more }) },
+      resources: {
+        db: postgres({ url: database.url, schema, applicationName: name, max: 4, ...more }),
+        ...(redis !== undefined && { redis }),
+      },
       logger,
       settleTimeoutMs: settleTimeoutMs ?? 5_000,
     })
@@ -102,6 +107,11 @@ export class Stage {
     expect(this.#faults).toEqual([])
   }
 
+  /** The server notices the end of a connection when it comes to it, which may be later than its client. */
+  async expectNoBackends(): Promise<void> {
+    await vi.waitFor(async () => expect(await this.backends()).toEqual([]))
+  }
+
   /** The warnings that name all of `words`. */
   warnings(...words: string[]): LogLine[] {
     return this.logs.filter(({ level, message }) => level === 'warn' && words.every((word) => message.includes(word)))
@@ -118,7 +128,7 @@ export class Stage {
     process.on('unhandledRejection', fault)
     onTestFinished(async () => {
       await this.app.close()
-      expect(await this.backends()).toEqual([])
+      await this.expectNoBackends()
       expect(this.#faults).toEqual([])
       unsubscribe('reqscope:scope:ended', note)
       process.off('uncaughtException', fault)

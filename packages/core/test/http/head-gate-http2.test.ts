@@ -50,7 +50,7 @@ describe('a response over HTTP/2 that its handler writes', () => {
   })
 })
 
-const DRIVER = { name: 'node:http2', handlerTimeouts: false, http2: true, inject: false }
+const DRIVER = { name: 'node:http2', handlerTimeouts: false, http2: true, limits: false, inject: false }
 
 async function serve(scopes: ContractScopes, handler: Handler) {
   const server = createServer((request: Http2ServerRequest, response: Http2ServerResponse) => {

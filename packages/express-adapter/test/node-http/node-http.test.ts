@@ -17,6 +17,7 @@ const nodeHttpDriver: HttpDriver = {
   name: 'plain node:http',
   handlerTimeouts: false,
   http2: false,
+  limits: false,
   inject: false,
   async start({ scopes, routes, connectionTimeoutMs, closeTimeoutMs }) {
     const table = routes.map((route) => [`${route.method} ${route.path}`, routeOf(route)] as const)

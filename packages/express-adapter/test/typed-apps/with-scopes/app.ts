@@ -1,6 +1,15 @@
 import { createScopes, currentScope, defineResource } from '@reqscope/core'
 import { postgres } from '@reqscope/core/postgres'
-import { onShutdown, reqscope, reqscopeErrors, scopeOptions, transactional } from '@reqscope/express-adapter'
+import {
+  concurrency,
+  health,
+  onShutdown,
+  rateLimit,
+  reqscope,
+  reqscopeErrors,
+  scopeOptions,
+  transactional,
+} from '@reqscope/express-adapter'
 import { integer, pgTable } from 'drizzle-orm/pg-core'
 import express from 'express'
 
@@ -19,6 +28,7 @@ declare module '@reqscope/core' {
 }
 
 const app = express()
+app.use(health(), health({ scopes, details: true }))
 app.use(reqscope({ scopes, timeoutMs: 5_000 }))
 
 app.get('/orders', scopeOptions({ timeoutMs: 1_000, onAbort: 'finish' }), async (request, response) => {
@@ -43,6 +53,16 @@ app.post(
   transactional({ isolationLevel: 'serializable' }, (request, response) => response.json(request.params.id)),
 )
 app.delete('/orders/:id', transactional(), (request, response) => void response.json(request.params.id))
+const byUser = rateLimit({ limit: 60, windowMs: 60_000, key: (request) => request.get('x-user') })
+const plans = rateLimit([{ limit: (request) => (request.ip === '::1' ? 10 : 100), windowMs: 60_000, name: 'plan' }])
+app.get('/limited/:id', byUser, plans, concurrency({ max: 1, priority: 'critical' }), async (request, response) => {
+  const id: string = request.params.id
+  response.json(id)
+})
+// @ts-expect-error a limit stands where it is decided
+rateLimit({ limit: 60, windowMs: 60_000, stage: 'preHandler' })
+// @ts-expect-error there is no such priority
+concurrency({ max: 1, priority: 'high' })
 // @ts-expect-error not a number of milliseconds
 app.get('/a', scopeOptions({ timeoutMs: '1s' }))
 // @ts-expect-error an unknown isolation level

@@ -1,22 +1,30 @@
-import { InvalidOptionError, type Scopes } from '@reqscope/core'
-import {
-  AdaptiveLimit,
-  AdmissionGate,
-  ConcurrencyLimit,
-  type ConcurrencyOptions,
-  OptionReader,
-  PRIORITIES,
-} from '@reqscope/core/http'
-import type { ReqscopeOptions, RouteScopeConfig } from './types.ts'
+import { InvalidOptionError } from '../errors.ts'
+import { AdaptiveLimit, type AdaptiveOptions } from '../limits/adaptive.ts'
+import { AdmissionGate } from '../limits/admission-gate.ts'
+import { ConcurrencyLimit, type ConcurrencyOptions, PRIORITIES, type Priority } from '../limits/concurrency.ts'
+import { OptionReader } from '../options.ts'
+import type { AnyResource } from '../scope/resource.ts'
+
+/** What a route says of who is let in. */
+export interface RouteGateOptions {
+  readonly concurrency?: ConcurrencyOptions
+  readonly priority?: Priority
+  readonly timeoutMs?: number
+}
+
+/** What is needed of a runtime. */
+interface Slotted {
+  readonly slots: readonly { readonly name: string; readonly resource: AnyResource }[]
+}
 
 /** The gates of an application's routes: they share one adaptive limit, and those of a group its concurrency. */
 export class RouteGates {
-  readonly #scopes: Scopes
+  readonly #scopes: Slotted
   readonly #adaptive: AdaptiveLimit | undefined
   readonly #groups = new Map<string, ConcurrencyLimit>()
 
   /** @throws InvalidOptionError naming the option that is wrong. */
-  constructor(scopes: Scopes, adaptive: ReqscopeOptions['adaptive']) {
+  constructor(scopes: Slotted, adaptive: boolean | AdaptiveOptions | undefined) {
     this.#scopes = scopes
     this.#adaptive =
       adaptive === undefined || adaptive === false
@@ -27,11 +35,16 @@ export class RouteGates {
   /**
    * Undefined where the route lets everybody in.
    *
+   * @param prefix what the options are called in messages.
    * @throws InvalidOptionError naming the option that is wrong.
    */
-  gateOf(options: RouteScopeConfig, prefix: string): AdmissionGate | undefined {
+  gateOf(
+    options: RouteGateOptions,
+    prefix: string,
+    concurrencyPrefix = `${prefix}.concurrency`,
+  ): AdmissionGate | undefined {
     const priority = new OptionReader(prefix, options).oneOf('priority', 'normal', PRIORITIES)
-    const concurrency = this.#concurrencyOf(options.concurrency, `${prefix}.concurrency`)
+    const concurrency = this.#concurrencyOf(options.concurrency, concurrencyPrefix)
     if (concurrency === undefined && this.#adaptive === undefined && options.timeoutMs === undefined) return undefined
     return new AdmissionGate({ concurrency, adaptive: this.#adaptive, priority, resources: this.#scopes.slots })
   }
