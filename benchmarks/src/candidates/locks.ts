@@ -1,10 +1,10 @@
 // Takes locks with the library that LIBRARY names, as a user would, and measures what is asked.
 import { createScopes } from '@reqscope/core'
+import { redis } from '@reqscope/core/redis'
 import { Redis } from 'ioredis'
 import { Mutex } from 'redis-semaphore'
 import Redlock from 'redlock'
 import { createLock, IoredisAdapter } from 'redlock-universal'
-import { lockRedis } from './lock-redis.js'
 
 export interface LockQuestion {
   readonly task: 'pairs' | 'hand-over' | 'waiters'
@@ -35,7 +35,7 @@ const pipelined = process.env.PIPELINED === '1'
 
 async function open(): Promise<Lane> {
   if (library === 'reqscope') {
-    const scopes = createScopes({ resources: { redis: lockRedis(url, { pipelined }) } })
+    const scopes = createScopes({ resources: { redis: redis({ url, autoPipelining: pipelined }) } })
     await scopes.start()
     return (fn) =>
       scopes.run({ name: 'work' }, (scope) =>

@@ -14,6 +14,8 @@ type Methods = Readonly<Record<string, (...args: unknown[]) => unknown>>
 // Frameworks give up on a plugin that is not ready after ten seconds, and then can't say why it was not.
 const START_TIMEOUT_MS = 8_000
 const MAX_RECONNECT_DELAY_MS = 1_000
+/** How many commands go out in one write. */
+const PACK = 16
 
 /**
  * The one connection that all scopes share, or in a cluster one to each master. What is sent while it is not there waits
@@ -29,7 +31,9 @@ export class SharedClient {
   readonly #logger: () => Logger
   readonly #owned: boolean
   readonly #corks: boolean
-  #corked: { uncork(): void } | undefined
+  #corked: { cork(): void; uncork(): void } | undefined
+  /** How many commands were sent in this turn of the event loop. */
+  #inTurn = 0
   #lastError: unknown
   #wrongDatabase: unknown
   #reported = false
@@ -152,18 +156,26 @@ export class SharedClient {
     return connectionFailure(this.#resource, this.place, error, outcome)
   }
 
-  /** All that is sent in this turn of the event loop goes out in one write. */
+  /**
+   * What is sent in this turn of the event loop goes out in few writes: the first command at once, so that one alone does
+   * not wait, and those after it in packs, so that the server works on one while the next is made.
+   */
   #cork(): void {
-    if (!this.#corks || this.#corked !== undefined) return
-    const { stream } = this.client as Redis
-    stream.cork()
-    this.#corked = stream
-    setImmediate(this.#uncork)
+    if (!this.#corks) return
+    const place = this.#inTurn++
+    if (place === 0) setImmediate(this.#uncork)
+    else if (place % PACK === 1) {
+      const { stream } = this.client as Redis
+      this.#corked?.uncork()
+      stream.cork()
+      this.#corked = stream
+    }
   }
 
   readonly #uncork = (): void => {
     this.#corked?.uncork()
     this.#corked = undefined
+    this.#inTurn = 0
   }
 
   /** Resolves when the connection is there; rejects when the attempt that is under way, or the next one, fails. */
