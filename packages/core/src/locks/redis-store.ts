@@ -82,25 +82,16 @@ export class RedisLockStore implements LockStore {
   }
 
   /** Takes locks of one slot together; for one lock it can wait. */
-  async take(
+  take(
     request: LockRequest,
     names: readonly LockName[],
     token: string,
     waitMs: number,
     startedAt: Moment = this.clock.now(),
   ): Promise<RedisGrant | LockRefusal> {
-    try {
-      if (waitMs === 0) {
-        const reply = await this.#calls.acquire(names, token, request, 0, '-')
-        if (reply[0] !== 1) return { tag: 'held', holder: holderOf(reply[3], reply[4]) }
-        return granted(request, token, [names], startedAt, request.ttlMs, Number(reply[1]))
-      }
-      if (!this.#wakeUp.isListening) await this.#wakeUp.listen()
-      return await this.#await(request, names[0] as LockName, token, waitMs, startedAt)
-    } catch (error) {
-      this.leaveLater(names, token) // whether it was had or queued is unknown
-      throw error
-    }
+    // Thousands may wait: they stand in one function less.
+    if (waitMs > 0) return this.#await(request, names[0] as LockName, token, waitMs, startedAt)
+    return this.#tryOnce(request, names, token, startedAt)
   }
 
   /** What can't be told to leave ends by itself: a lease with its ttl, a place in the queue with its time to wait. */
@@ -121,6 +112,22 @@ export class RedisLockStore implements LockStore {
     return takeInTurn(this, request, request.waitMs === 0 ? groups : names.map((name) => [name]), token)
   }
 
+  async #tryOnce(
+    request: LockRequest,
+    names: readonly LockName[],
+    token: string,
+    startedAt: Moment,
+  ): Promise<RedisGrant | LockRefusal> {
+    try {
+      const reply = await this.#calls.acquire(names, token, request, 0, '-')
+      if (reply[0] !== 1) return { tag: 'held', holder: holderOf(reply[3], reply[4]) }
+      return granted(request, token, [names], startedAt, request.ttlMs, Number(reply[1]))
+    } catch (error) {
+      this.leaveLater(names, token) // whether it was had is unknown
+      throw error
+    }
+  }
+
   /** Queues for one lock, and sleeps until it is had. */
   async #await(
     request: LockRequest,
@@ -129,11 +136,12 @@ export class RedisLockStore implements LockStore {
     waitMs: number,
     startedAt: Moment,
   ): Promise<RedisGrant | LockRefusal> {
-    const waiter = new Waiter(token, name, this.#calls.wait(), request)
+    const waiter = new Waiter(token, name, this.#calls.wait(), request, this.#wakeUp.alarms)
     const leftMs = () => Math.max(0, Math.floor(waitMs - elapsedMs(startedAt, this.clock.now())))
     let isQueued = false
-    this.#wakeUp.add(waiter)
     try {
+      if (!this.#wakeUp.isListening) await this.#wakeUp.listen()
+      this.#wakeUp.add(waiter)
       for (;;) {
         if (request.isCancelled) throw request.cancelReason
         waiter.forget()
@@ -144,14 +152,14 @@ export class RedisLockStore implements LockStore {
         } catch (error) {
           // Once it has a place in the queue, a store that is away for a moment only makes it wait.
           if (!isQueued || leftMs() === 0) throw error
-          await waiter.next(Math.min(ASK_AGAIN_MS, leftMs()), this.#wakeUp.alarms)
+          await waiter.next(Math.min(ASK_AGAIN_MS, leftMs()))
           continue
         }
         if (reply[0] === 1) return granted(request, token, [[name]], askedAt, request.ttlMs, Number(reply[1]))
         if (reply[0] === 0) return { tag: 'held', holder: holderOf(reply[3], reply[4]) }
         isQueued = true
         this.#wakeUp.watch(name.name, reply[2])
-        const tidings = await waiter.next(leftMs(), this.#wakeUp.alarms)
+        const tidings = await waiter.next(leftMs())
         if (tidings.tag === 'abort') throw request.cancelReason
         if (tidings.tag === 'timeout') {
           const left = await this.#leave([name], token, true)
@@ -172,6 +180,9 @@ export class RedisLockStore implements LockStore {
           await this.#leave([name], token)
         }
       }
+    } catch (error) {
+      this.leaveLater([name], token) // whether it was had or queued is unknown
+      throw error
     } finally {
       this.#wakeUp.remove(waiter)
     }

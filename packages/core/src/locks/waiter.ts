@@ -32,10 +32,12 @@ export class Waiter implements Sleeper {
   /** What messages call it. */
   readonly wait: string
   readonly #request: LockRequest
+  readonly #alarms: Alarms
   #early: Tidings | undefined
   #hear: Hear | undefined
 
-  constructor(token: string, name: LockName, wait: string, request: LockRequest) {
+  constructor(token: string, name: LockName, wait: string, request: LockRequest, alarms: Alarms) {
+    this.#alarms = alarms
     this.token = token
     this.name = name
     this.wait = wait
@@ -47,6 +49,7 @@ export class Waiter implements Sleeper {
     const hear = this.#hear
     if (hear !== undefined) {
       this.#hear = undefined
+      this.#alarms.clear(this)
       hear(tidings)
     }
     // To have it is better news than to be asked to ask for it.
@@ -66,19 +69,17 @@ export class Waiter implements Sleeper {
   }
 
   /** The next tidings, at the latest after `ms` milliseconds. */
-  async next(ms: number, alarms: Alarms): Promise<Tidings> {
+  next(ms: number): Promise<Tidings> {
     const early = this.#early
     if (early !== undefined) {
       this.#early = undefined
-      return early
+      return Promise.resolve(early)
     }
-    if (this.#request.isCancelled) return ABORT
+    if (this.#request.isCancelled) return Promise.resolve(ABORT)
     const heard = new Promise<Tidings>(keep)
     this.#hear = keptHear
-    alarms.set(this, ms)
-    const tidings = await heard
-    alarms.clear(this)
-    return tidings
+    this.#alarms.set(this, ms)
+    return heard
   }
 
   /** It asks (again) from here on: what was said before is answered by that. */
