@@ -15,6 +15,7 @@ it.each(['redis', 'postgres'] as const)(
     expect(result.holds).toBeGreaterThan(20)
     expect(result.writes).toBeGreaterThan(20)
     expect(result.cuts).toBeGreaterThan(0)
+    expect(result.pauses).toBeGreaterThan(0)
   },
   40_000,
 )

@@ -24,6 +24,31 @@ describe('a history that is sound', () => {
   })
 })
 
+describe('a history of locks that hang on connections', () => {
+  const twoAtOnce = [...hold('a', 10, 300, 1), ...hold('b', 110, 200, 2)]
+
+  it('excuses a holder that has not heard of its end yet, for so long after a connection was cut', () => {
+    expect(judge(twoAtOnce, { at: [100], noticeMs: 250 }).violations).toEqual([])
+    expect(judge(twoAtOnce, { at: [100], noticeMs: 150 }).violations).toHaveLength(1)
+    expect(judge(twoAtOnce, { at: [120], noticeMs: 250 }).violations).toHaveLength(1)
+    expect(judge(twoAtOnce, { at: [], noticeMs: 250 }).violations).toHaveLength(1)
+  })
+
+  it('excuses it for longer where its process was paused', () => {
+    const paused = [...hold('p1.a', 10, 600, 1), ...hold('p2.b', 110, 700, 2)]
+    const cuts = { at: [100], noticeMs: 100 }
+    expect(judge(paused, { ...cuts, resumed: [{ process: 'p1', at: 550 }] }).violations).toEqual([])
+    expect(judge(paused, { ...cuts, resumed: [{ process: 'p2', at: 550 }] }).violations).toHaveLength(1)
+    expect(judge(paused, { ...cuts, resumed: [{ process: 'p1', at: 450 }] }).violations).toHaveLength(1)
+  })
+
+  it('ends a hold with its signal there, and nowhere else', () => {
+    const told = [...hold('a', 10, 300, 1), ...hold('b', 110, 200, 2), { tag: 'told', at: 105, hold: 'a' } as const]
+    expect(judge(told, { at: [], noticeMs: 0 }).violations).toEqual([])
+    expect(judge(told).violations).toHaveLength(1)
+  })
+})
+
 describe('a history that must fail', () => {
   it.each<[string, Record[], RegExp]>([
     ['two holders at once', [...hold('a', 10, 50, 1), ...hold('b', 49, 60, 2)], /b began 1\.00 ms before a had ended/],

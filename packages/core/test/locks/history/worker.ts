@@ -73,7 +73,7 @@ async function take(): Promise<void> {
         const until = validUntil(lock)
         granted = true
         note({ tag: 'granted', at, hold, key, fence: lock.fence, validUntil: until })
-        lock.signal.addEventListener('abort', () => note({ tag: 'done', at: now(), hold, lost: true }))
+        lock.signal.addEventListener('abort', () => note({ tag: 'told', at: now(), hold }))
         const end = at + options.holdMs * (Math.random() < 0.05 ? 10 : Math.random() * 2)
         const isLost = () => (scope as unknown as { lockRefusal?: Error }).lockRefusal !== undefined
         do {
