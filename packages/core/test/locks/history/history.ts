@@ -5,7 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { connect, type RedisServer } from '@reqscope/services'
 import { Redis } from 'ioredis'
 import { compiled } from '../compiled.ts'
-import { judge, type Verdict } from './judge.ts'
+import { judge, type Pause, type Verdict } from './judge.ts'
 import { now, type Record } from './record.ts'
 import type { WorkerOptions } from './worker.ts'
 
@@ -73,7 +73,7 @@ export async function history(options: HistoryOptions): Promise<History> {
     const index = holders[Math.floor(Math.random() * holders.length)] ?? 0
     return { process: `p${index}`, child: (workers[index] as (typeof workers)[number]).child }
   }
-  const disturbance: Disturbance = { resumed: [], cuts: [], restarts: 0 }
+  const disturbance: Disturbance = { pauses: [], cuts: [], restarts: 0 }
   try {
     // Whoever is cut off while it starts has not started; that is another story.
     await Promise.all(workers.map(({ begun, ended }) => Promise.race([begun, ended])))
@@ -88,14 +88,14 @@ export async function history(options: HistoryOptions): Promise<History> {
     const verdict = judge(
       records,
       options.store === 'postgres'
-        ? { at: disturbance.cuts, noticeMs: NOTICE_MS, resumed: disturbance.resumed }
+        ? { at: disturbance.cuts, noticeMs: NOTICE_MS, pauses: disturbance.pauses }
         : undefined,
     )
     const badly = codes.flatMap(([code], index) => (code === 0 ? [] : [`process p${index} ended with ${code}`]))
     return {
       ...verdict,
       violations: [...badly, ...verdict.violations],
-      pauses: disturbance.resumed.length,
+      pauses: disturbance.pauses.length,
       cuts: disturbance.cuts.length,
       restarts: disturbance.restarts,
     }
@@ -106,7 +106,7 @@ export async function history(options: HistoryOptions): Promise<History> {
 }
 
 interface Disturbance {
-  readonly resumed: { readonly process: string; readonly at: number }[]
+  readonly pauses: Pause[]
   /** When. */
   readonly cuts: number[]
   restarts: number
@@ -124,10 +124,11 @@ async function disturb(
     while (left() > 0) {
       await sleep(200 + Math.random() * 600)
       const { process, child } = aHolder()
+      const from = now()
       if (left() <= 0 || !child.kill('SIGSTOP')) continue
       await sleep(Math.random() * 3 * TTL_MS)
       child.kill('SIGCONT')
-      count.resumed.push({ process, at: now() })
+      count.pauses.push({ process, from, to: now() })
     }
   }
   const cutRedis = async () => {

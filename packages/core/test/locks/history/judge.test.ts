@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { judge } from './judge.ts'
+import { judge, type Pause } from './judge.ts'
 import type { Record } from './record.ts'
 
 const hold = (name: string, from: number, to: number, fence: number, validUntil = to + 100): Record[] => [
@@ -37,9 +37,12 @@ describe('a history of locks that hang on connections', () => {
   it('excuses it for longer where its process was paused', () => {
     const paused = [...hold('p1.a', 10, 600, 1), ...hold('p2.b', 110, 700, 2)]
     const cuts = { at: [100], noticeMs: 100 }
-    expect(judge(paused, { ...cuts, resumed: [{ process: 'p1', at: 550 }] }).violations).toEqual([])
-    expect(judge(paused, { ...cuts, resumed: [{ process: 'p2', at: 550 }] }).violations).toHaveLength(1)
-    expect(judge(paused, { ...cuts, resumed: [{ process: 'p1', at: 450 }] }).violations).toHaveLength(1)
+    const violations = (...pauses: Pause[]) => judge(paused, { ...cuts, pauses }).violations
+    expect(violations({ process: 'p1', from: 50, to: 550 })).toEqual([])
+    expect(violations({ process: 'p1', from: 150, to: 900 })).toEqual([])
+    expect(violations({ process: 'p2', from: 50, to: 550 })).toHaveLength(1)
+    expect(violations({ process: 'p1', from: 50, to: 450 })).toHaveLength(1)
+    expect(violations({ process: 'p1', from: 250, to: 900 })).toHaveLength(1)
   })
 
   it('ends a hold with its signal there, and nowhere else', () => {

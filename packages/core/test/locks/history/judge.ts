@@ -24,11 +24,17 @@ interface Held {
   lost: boolean
 }
 
+export interface Pause {
+  readonly process: string
+  readonly from: number
+  readonly to: number
+}
+
 export interface Cuts {
   readonly at: readonly number[]
   readonly noticeMs: number
-  /** When a process went on that had been paused: a holder that stood still hears of its end after that. */
-  readonly resumed?: readonly { readonly process: string; readonly at: number }[]
+  /** When processes stood still: such a holder hears of its end after that. */
+  readonly pauses?: readonly Pause[]
 }
 
 const TYPED = new Set([
@@ -146,14 +152,13 @@ function overlapsOf(holds: readonly Held[], connection: Cuts | undefined): strin
 /** Whether a connection was cut before `from`, so shortly before `until` that this holder need not have heard of it. */
 function isExcused(hold: string, from: number, until: number, connection: Cuts | undefined): boolean {
   if (connection === undefined) return false
-  const { at, noticeMs, resumed = [] } = connection
-  return at.some(
-    (cut) =>
-      cut <= from &&
-      [cut, ...resumed.flatMap((each) => (hold.startsWith(`${each.process}.`) && each.at > cut ? [each.at] : []))].some(
-        (heard) => heard <= until && until <= heard + noticeMs,
-      ),
-  )
+  const { at, noticeMs, pauses = [] } = connection
+  const own = pauses.filter(({ process }) => hold.startsWith(`${process}.`))
+  return at.some((cut) => {
+    if (cut > from) return false
+    const paused = own.filter((pause) => pause.from <= cut + noticeMs && pause.to > cut)
+    return until <= Math.max(cut, ...paused.map(({ to }) => to)) + noticeMs
+  })
 }
 
 /** In the order in which they were granted; a holder that was paused before its function began comes too late to tell. */
