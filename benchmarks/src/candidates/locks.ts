@@ -1,10 +1,10 @@
 // Takes locks with the library that LIBRARY names, as a user would, and measures what is asked.
 import { createScopes } from '@reqscope/core'
+import { redis } from '@reqscope/core/redis'
 import { Redis } from 'ioredis'
 import { Mutex } from 'redis-semaphore'
 import Redlock from 'redlock'
 import { createLock, IoredisAdapter } from 'redlock-universal'
-import { lockRedis } from './lock-redis.js'
 
 export interface LockQuestion {
   readonly task: 'pairs' | 'hand-over' | 'waiters'
@@ -35,7 +35,7 @@ const pipelined = process.env.PIPELINED === '1'
 
 async function open(): Promise<Lane> {
   if (library === 'reqscope') {
-    const scopes = createScopes({ resources: { redis: lockRedis(url, { pipelined }) } })
+    const scopes = createScopes({ resources: { redis: redis({ url, autoPipelining: pipelined }) } })
     await scopes.start()
     return (fn) =>
       scopes.run({ name: 'work' }, (scope) =>
@@ -103,29 +103,46 @@ async function handOver(lane: Lane, question: LockQuestion): Promise<Partial<Loc
   return { medianMs: at(0.5), p99Ms: at(0.99), commandsEach }
 }
 
-/** The heap that each of so many waiters on a hundred keys takes. */
+/** The heap that each of so many waiters on a hundred keys takes, beside the scope it waits in: that has a row of its own. */
 async function waiters(lane: Lane, { concurrency }: LockQuestion): Promise<Partial<LockAnswer>> {
   const KEYS = 100
-  const withLock: WithLock = (key, fn) => lane((inLane) => inLane(key, fn))
-  let open!: () => void
-  const gate = new Promise<void>((resolve) => (open = resolve))
+  const [ask, open] = [gate(), gate()]
   let holding = 0
   const holders = Array.from({ length: KEYS }, (_, key) =>
-    withLock(`crowd:${key}`, () => {
-      holding++
-      return gate
+    lane((withLock) =>
+      withLock(`crowd:${key}`, () => {
+        holding++
+        return open.passed
+      }),
+    ),
+  )
+  while (holding < KEYS) await pause(5)
+  const waiting = Array.from({ length: concurrency }, (_, index) =>
+    lane(async (withLock) => {
+      await ask.passed
+      await withLock(`crowd:${index % KEYS}`, nothing)
     }),
   )
-  while (holding < KEYS) await new Promise((resolve) => setTimeout(resolve, 5))
+  await pause(500)
   globalThis.gc?.()
   const before = process.memoryUsage().heapUsed
-  const waiting = Array.from({ length: concurrency }, (_, index) => withLock(`crowd:${index % KEYS}`, nothing))
-  await new Promise((resolve) => setTimeout(resolve, 2_000))
+  ask.open()
+  await pause(2_000)
   globalThis.gc?.()
   const bytesPerWaiter = (process.memoryUsage().heapUsed - before) / concurrency
-  open()
+  open.open()
   await Promise.all([...holders, ...waiting])
   return { bytesPerWaiter }
+}
+
+function gate(): { readonly passed: Promise<void>; open(): void } {
+  let open!: () => void
+  const passed = new Promise<void>((resolve) => (open = resolve))
+  return { passed, open }
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms))
 }
 
 async function nothing(): Promise<void> {}

@@ -5,6 +5,7 @@ import { outsideEveryScope, runInContext } from '../scope/current.ts'
 import type { AnyLock } from '../scope/locker.ts'
 import type { Logger } from '../scope/logger.ts'
 import type { Scope } from '../scope/scope.ts'
+import type { Alarms, Sleeper } from './alarms.ts'
 import { type Clock, driftMs, elapsedMs, type Moment } from './clock.ts'
 import type { LockConfig } from './options.ts'
 import type { LockGrant, LockStore } from './store.ts'
@@ -14,8 +15,9 @@ export interface HoldHost {
   readonly store: LockStore
   readonly clock: Clock
   readonly logger: Logger
-  /** Told of a release under way, so that the runtime closes after it. */
-  releasing(release: Promise<void>, keys: readonly string[]): void
+  readonly alarms: Alarms
+  /** Whose release is under way: the runtime closes after it. */
+  readonly releasing: Set<Hold>
 }
 
 type State =
@@ -31,7 +33,9 @@ const RETRY_MS = 250
  * A lock from the moment it was had: renews its lease, and knows by this process's own clock until when it is valid. Once
  * that moment has passed it is lost, whatever the store might say later.
  */
-export class Hold implements AnyLock {
+export class Hold implements AnyLock, Sleeper {
+  alarmDue = 0
+  alarmAt = 0
   readonly keys: readonly string[]
   readonly fence: number | undefined
   readonly #host: HoldHost
@@ -45,7 +49,6 @@ export class Hold implements AnyLock {
   #validMs: number
   #renewAfterMs: number
   #isRenewing = false
-  #timer: NodeJS.Timeout | undefined
   #controller: AbortController | undefined
   #released: Promise<void> | undefined
 
@@ -109,7 +112,7 @@ export class Hold implements AnyLock {
     if (this.#state.tag !== 'held') return
     const error = new LockLostError({ keys: this.keys, reason })
     this.#state = { tag: 'lost', error }
-    clearTimeout(this.#timer)
+    this.#host.alarms.clear(this)
     // Listeners run in the context of whoever aborts, and never in the middle of the statement that found out.
     outsideEveryScope(() => setImmediate(() => this.#fire(error)))
     const holder: ScopeDescription | undefined = this.#scope?.describe()
@@ -123,14 +126,19 @@ export class Hold implements AnyLock {
   release(): Promise<void> {
     if (this.#released === undefined) {
       if (this.#state.tag === 'held') this.#state = RELEASED
-      clearTimeout(this.#timer)
-      this.#released = outsideEveryScope(() => this.#host.store.release(this.#grant)).catch((error: unknown) => {
-        this.#host.logger.warn(
-          { err: error, keys: this.keys },
-          'a lock could not be released; it will be free when its lease ends',
-        )
-      })
-      this.#host.releasing(this.#released, this.keys)
+      this.#host.alarms.clear(this)
+      const { store, releasing } = this.#host
+      releasing.add(this)
+      this.#released = outsideEveryScope(() => store.release(this.#grant)).then(
+        () => void releasing.delete(this),
+        (error: unknown) => {
+          releasing.delete(this)
+          this.#host.logger.warn(
+            { err: error, keys: this.keys },
+            'a lock could not be released; it will be free when its lease ends',
+          )
+        },
+      )
     }
     return this.#released
   }
@@ -163,13 +171,12 @@ export class Hold implements AnyLock {
   }
 
   #schedule(): void {
-    clearTimeout(this.#timer)
     const renews = this.#config.autoExtend && !this.#isRenewing
     const inMs = Math.max(0, Math.min(this.#leftMs(), renews ? this.#renewAfterMs : Number.POSITIVE_INFINITY))
-    this.#timer = outsideEveryScope(() => setTimeout(wake, inMs, this))
+    this.#host.alarms.set(this, inMs)
   }
 
-  /** @internal The timer's. */
+  /** @internal The alarm's. */
   wake(): void {
     if (this.lostError !== undefined || this.#state.tag !== 'held') return
     if (this.#config.autoExtend && !this.#isRenewing) {
@@ -199,10 +206,6 @@ export class Hold implements AnyLock {
     this.#since = since
     this.#validMs = validMs
   }
-}
-
-function wake(hold: Hold): void {
-  hold.wake()
 }
 
 /** So that locks that were taken together are not renewed together. */

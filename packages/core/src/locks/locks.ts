@@ -3,31 +3,31 @@ import type { AnyLock, Locker, LockKeys, LockOptions, ManualRelease } from '../s
 import type { Logger } from '../scope/logger.ts'
 import { assertUsable } from '../scope/ownership.ts'
 import type { Scope } from '../scope/scope.ts'
+import { Alarms } from './alarms.ts'
 import { type Clock, elapsedMs, processClock } from './clock.ts'
 import { Hold, type HoldHost } from './hold.ts'
-import { checkLockKeys, checkLockOptions, type LockConfig } from './options.ts'
-import { LocksOfScope, ScopedHold } from './scope-locks.ts'
+import { checkLockKeys, checkLockOptions } from './options.ts'
+import { Request } from './request.ts'
+import { LocksOfScope } from './scope-locks.ts'
+import { ScopedHold } from './scoped-hold.ts'
 import type { LockGrant, LockRefusal, LockRequest, LockStore } from './store.ts'
 
 /** All locks of one runtime. */
 export class Locks implements Locker {
   readonly #host: HoldHost
   readonly #hasStore: boolean
-  /** Those that are under way, and of what. */
-  readonly #releases = new Map<Promise<void>, readonly string[]>()
+  /** Whose release is under way. */
+  readonly #releasing = new Set<Hold>()
 
   constructor(store: LockStore | undefined, logger: () => Logger, clock: Clock = processClock) {
     this.#hasStore = store !== undefined
-    const releases = this.#releases
     this.#host = {
       store: store as LockStore,
       clock,
+      alarms: new Alarms(),
+      releasing: this.#releasing,
       get logger() {
         return logger()
-      },
-      releasing(release, keys) {
-        releases.set(release, keys)
-        void release.then(() => releases.delete(release))
       },
     }
   }
@@ -40,7 +40,7 @@ export class Locks implements Locker {
   ): Promise<Result> {
     checkFunction(fn)
     const { locks, held } = await this.#enter(scope, keys, options, false)
-    return locks.run(held, fn)
+    return await locks.run(held, fn)
   }
 
   async acquire(scope: Scope, keys: LockKeys, options: LockOptions): Promise<AnyLock & ManualRelease> {
@@ -72,7 +72,7 @@ export class Locks implements Locker {
   ): Promise<Result> {
     checkFunction(fn)
     const config = checkLockOptions(options)
-    const request = new Request(checkLockKeys(keys), config, undefined, () => config.signal)
+    const request = new Request(checkLockKeys(keys), config, undefined)
     const hold = new Hold(this.#host, await this.#granted(request), config, undefined)
     try {
       refuseIfLost(hold)
@@ -87,7 +87,8 @@ export class Locks implements Locker {
 
   /** Waits for what is being released, and lets go of the store's connections. */
   async close(): Promise<void> {
-    await Promise.all(this.#releases.keys())
+    await Promise.all(Array.from(this.#releasing, (hold) => hold.release()))
+    this.#host.alarms.close()
     if (this.#hasStore) await this.#host.store.close?.()
   }
 
@@ -106,8 +107,22 @@ export class Locks implements Locker {
       if (held !== undefined) return { locks, held }
     }
     locks = (scope.locks as LocksOfScope | undefined) ?? new LocksOfScope(scope)
-    const hold = await this.#hold(scope, locks, checked, config)
-    const held = new ScopedHold(hold, config.limit === undefined ? config.mode : 'shared', isManual)
+    const request = new Request(checked, config, scope)
+    locks.startWaiting(request)
+    let hold: Hold
+    try {
+      hold = new Hold(this.#host, await this.#granted(request), config, scope)
+    } finally {
+      locks.doneWaiting(request)
+    }
+    try {
+      assertUsable(scope, 'lock', undefined) // it may have ended while it waited
+      refuseIfLost(hold)
+    } catch (error) {
+      void hold.release()
+      throw error
+    }
+    const held = new ScopedHold(scope, hold, config.limit === undefined ? config.mode : 'shared', isManual)
     // While it waited, others of the scope may have come and gone.
     if (scope.locks !== locks) {
       if (scope.locks === undefined) scope.locks = locks
@@ -117,33 +132,11 @@ export class Locks implements Locker {
     return { locks, held }
   }
 
-  async #hold(scope: Scope, locks: LocksOfScope, keys: readonly string[], config: LockConfig): Promise<Hold> {
-    let waiting: AbortController | undefined
-    const request = new Request(keys, config, scope, () => {
-      waiting = locks.startWaiting()
-      if (scope.cancelReason !== undefined) waiting.abort(scope.cancelReason)
-      return config.signal === undefined ? waiting.signal : AbortSignal.any([config.signal, waiting.signal])
-    })
-    let hold: Hold
-    try {
-      hold = new Hold(this.#host, await this.#granted(request), config, scope)
-    } finally {
-      locks.doneWaiting(waiting)
-    }
-    try {
-      assertUsable(scope, 'lock', undefined) // it may have ended while it waited
-      refuseIfLost(hold)
-    } catch (error) {
-      void hold.release()
-      throw error
-    }
-    return hold
-  }
-
   async #granted(request: Request): Promise<LockGrant> {
     const { store, clock } = this.#storeFor(request)
     const startedAt = clock.now()
     let answer: LockGrant | LockRefusal
+    request.begin()
     try {
       answer = await store.acquire(request)
       // Nobody waits for a release; so it may not have arrived when whoever gave the lock back tries to have it again.
@@ -151,8 +144,14 @@ export class Locks implements Locker {
         answer = await store.acquire(request)
       }
     } catch (cause) {
-      if (request.isAborted(cause) || (isReqscopeError(cause) && PASSED_ON.has(cause.code))) throw cause
+      if (
+        (request.isCancelled && request.cancelReason === cause) ||
+        (isReqscopeError(cause) && PASSED_ON.has(cause.code))
+      )
+        throw cause
       throw new LockUnavailableError({ keys: request.keys, store: store.name, cause })
+    } finally {
+      request.over()
     }
     if (answer.tag === 'granted') return answer
     const { holder } = answer
@@ -163,8 +162,8 @@ export class Locks implements Locker {
 
   /** Waits for releases of these keys that are under way; false where there are none. */
   async #released(keys: readonly string[]): Promise<boolean> {
-    const underWay = [...this.#releases].filter(([, released]) => released.some((key) => keys.includes(key)))
-    await Promise.all(underWay.map(([release]) => release))
+    const underWay = [...this.#releasing].filter((hold) => hold.keys.some((key) => keys.includes(key)))
+    await Promise.all(underWay.map((hold) => hold.release()))
     return underWay.length > 0
   }
 
@@ -198,50 +197,6 @@ const PASSED_ON: ReadonlySet<string> = new Set([
   'RSC_TRANSACTION_ENDED',
   'RSC_LOCK_LOST',
 ])
-
-/** Its signal is made when the store asks for it, which it does only when it has to wait. */
-class Request implements LockRequest {
-  readonly keys: readonly string[]
-  readonly ttlMs: number
-  readonly waitMs: number
-  readonly mode: 'exclusive' | 'shared'
-  readonly limit: number | undefined
-  readonly scope: Scope | undefined
-  readonly #makeSignal: () => AbortSignal | undefined
-  #signal: AbortSignal | undefined
-  #hasSignal = false
-
-  constructor(
-    keys: readonly string[],
-    config: LockConfig,
-    scope: Scope | undefined,
-    makeSignal: () => AbortSignal | undefined,
-  ) {
-    this.keys = keys
-    this.ttlMs = config.ttlMs
-    this.waitMs = config.waitMs
-    this.mode = config.mode
-    this.limit = config.limit
-    this.scope = scope
-    this.#makeSignal = makeSignal
-  }
-
-  get holder(): Scope | undefined {
-    return this.scope
-  }
-
-  get signal(): AbortSignal | undefined {
-    if (!this.#hasSignal) {
-      this.#hasSignal = true
-      this.#signal = this.#makeSignal()
-    }
-    return this.#signal
-  }
-
-  isAborted(error: unknown): boolean {
-    return this.#hasSignal && this.#signal?.aborted === true && this.#signal.reason === error
-  }
-}
 
 /** The answer may have taken longer than the lease lasts. */
 function refuseIfLost(hold: Hold): void {

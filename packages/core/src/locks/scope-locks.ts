@@ -1,38 +1,21 @@
-import { InvalidOptionError, LockTimeoutError, type ReqscopeError, ScopeEndedError } from '../errors.ts'
+import { LockTimeoutError, type ReqscopeError, ScopeEndedError } from '../errors.ts'
 import { publish } from '../events.ts'
-import { type Context, currentContext, findInContext, outsideEveryScope, runWithin } from '../scope/current.ts'
-import type { AnyLock, ManualRelease, ScopeLocks, TransactionBond } from '../scope/locker.ts'
+import { type Context, currentContext, outsideEveryScope, runWithin } from '../scope/current.ts'
+import type { AnyLock, ManualRelease, ScopeLocks } from '../scope/locker.ts'
 import type { Scope } from '../scope/scope.ts'
-import type { Hold } from './hold.ts'
 import type { LockConfig } from './options.ts'
+import type { ScopedHold } from './scoped-hold.ts'
 
-/** A lock of one scope, with all who use it: functions, handles, and transactions that have to end first. */
-export class ScopedHold {
-  readonly hold: Hold
-  readonly mode: 'exclusive' | 'shared'
-  /** Taken by hand: all code of the scope counts as under it. */
-  readonly isManual: boolean
-  /** Functions and handles. */
-  users = 0
-  readonly transactions = new Set<object>()
-  onIdle: (() => void)[] | undefined
-
-  constructor(hold: Hold, mode: 'exclusive' | 'shared', isManual: boolean) {
-    this.hold = hold
-    this.mode = mode
-    this.isManual = isManual
-  }
-
-  covers(key: string): boolean {
-    return this.hold.keys.includes(key)
-  }
+/** Somebody whose waiting ends with the scope. */
+interface Cancellable {
+  cancel(reason: ReqscopeError): void
 }
 
-/** The locks one scope holds or waits for. */
+/** The locks one scope holds or waits for: few, so they are in arrays, made when there are any. */
 export class LocksOfScope implements ScopeLocks {
   readonly #scope: Scope
-  readonly #holds = new Set<ScopedHold>()
-  readonly #waiting = new Set<AbortController>()
+  #holds: ScopedHold[] | undefined
+  #waiting: Cancellable[] | undefined
 
   constructor(scope: Scope) {
     this.#scope = scope
@@ -40,10 +23,11 @@ export class LocksOfScope implements ScopeLocks {
   }
 
   refusal(context: Context | undefined): ReqscopeError | undefined {
+    if (this.#holds === undefined) return undefined
     for (const held of this.#holds) {
       const lost = held.hold.lostError
       // Where the context was lost, nobody can say that the code is not under the lock.
-      if (lost !== undefined && (held.isManual || context?.scope !== this.#scope || isInside(context, held))) {
+      if (lost !== undefined && (held.isManual || context?.scope !== this.#scope || held.isAround(context))) {
         return lost
       }
     }
@@ -51,34 +35,33 @@ export class LocksOfScope implements ScopeLocks {
   }
 
   cancelled(reason: ReqscopeError): void {
-    for (const controller of this.#waiting) controller.abort(reason)
+    for (const waiting of [...(this.#waiting ?? [])]) waiting.cancel(reason)
   }
 
   async end(): Promise<void> {
-    if (this.#waiting.size > 0) {
-      this.cancelled(new ScopeEndedError({ scope: this.#scope.describe(), resource: 'lock' }))
-    }
-    const left = [...this.#holds]
+    this.cancelled(new ScopeEndedError({ scope: this.#scope.describe(), resource: 'lock' }))
+    const left = this.#holds ?? []
+    this.#holds = undefined
     for (const { hold } of left) {
       hold.lose('scope-ended')
       const holder = this.#scope.describe()
       publish('reqscope:lock:reclaimed', () => ({ keys: hold.keys, holder }))
       this.#scope.log.warn({ keys: hold.keys, scope: holder }, 'a scope ended while it held a lock; it was released')
     }
-    this.#holds.clear()
     this.#forgetIfIdle()
     await Promise.all(left.map(({ hold }) => hold.release()))
   }
 
-  /** A signal for waiting, which the scope's cancellation fires; `done` when it is over. */
-  startWaiting(): AbortController {
-    const controller = new AbortController()
-    this.#waiting.add(controller)
-    return controller
+  /** The scope's cancellation ends this waiting; `doneWaiting` has to follow. */
+  startWaiting(waiting: Cancellable): void {
+    this.#waiting ??= []
+    this.#waiting.push(waiting)
+    const reason = this.#scope.cancelReason
+    if (reason !== undefined) waiting.cancel(reason)
   }
 
-  doneWaiting(controller: AbortController | undefined): void {
-    if (controller !== undefined) this.#waiting.delete(controller)
+  doneWaiting(waiting: Cancellable): void {
+    remove(this.#waiting, waiting)
     this.#forgetIfIdle()
   }
 
@@ -93,8 +76,8 @@ export class LocksOfScope implements ScopeLocks {
     for (;;) {
       const held = this.#enterable(keys, config)
       if (held === undefined) return undefined
-      if (held.users === 0 || config.reentrant || isInside(currentContext(), held)) {
-        this.#checkFit(held, keys, config)
+      if (held.users === 0 || config.reentrant || held.isAround(currentContext())) {
+        held.checkFit(keys, config)
         this.#use(held) // at once: its transaction may end any moment
         return held
       }
@@ -109,7 +92,8 @@ export class LocksOfScope implements ScopeLocks {
 
   /** Enters a lock that was just taken; `run` or `handle` has to follow. */
   add(held: ScopedHold): void {
-    this.#holds.add(held)
+    this.#holds ??= []
+    this.#holds.push(held)
     this.#use(held)
   }
 
@@ -118,7 +102,7 @@ export class LocksOfScope implements ScopeLocks {
     try {
       const context = currentContext()
       const parent = context?.scope === this.#scope ? context : this.#scope
-      const result = await runWithin(parent, held, held, async () => fn(held.hold))
+      const result = await runWithin(parent, held, held, () => fn(held.hold))
       const lost = held.hold.lostError
       if (lost !== undefined) throw lost
       return result
@@ -129,46 +113,17 @@ export class LocksOfScope implements ScopeLocks {
   }
 
   handle(held: ScopedHold): AnyLock & ManualRelease {
-    let released: Promise<void> | undefined
-    const release = () => {
-      released ??= this.#unuse(held) ?? Promise.resolve()
-      return released
-    }
-    const { hold } = held
-    return {
-      keys: hold.keys,
-      key: hold.key,
-      fence: hold.fence,
-      get signal() {
-        return hold.signal
-      },
-      get expiresAt() {
-        return hold.expiresAt
-      },
-      extend: (ms) => hold.extend(ms),
-      release,
-      [Symbol.asyncDispose]: release,
-    }
+    return held.handle(() => this.#unuse(held) ?? Promise.resolve())
   }
 
   #use(held: ScopedHold): void {
     held.users++
-    const context = currentContext()
-    // Transactions are links of the context: a bare scope is in none.
-    if (context?.scope !== this.#scope || context.parent === undefined) return
-    for (const resource of this.#scope.transactionals) {
-      const around = resource.transactionAround?.(this.#scope)
-      if (around === undefined || held.transactions.has(around)) continue
-      held.transactions.add(around)
-      const bond: TransactionBond = {
-        obstacle: () => held.hold.lostError,
-        ended: () => {
-          held.transactions.delete(around)
-          void this.#settle(held)
-        },
-      }
-      resource.tie?.(this.#scope, bond)
-    }
+    held.tie(this)
+  }
+
+  /** A transaction that had to end before it was given back has ended. */
+  untied(held: ScopedHold): void {
+    void this.#settle(held)
   }
 
   #unuse(held: ScopedHold): Promise<void> | undefined {
@@ -179,73 +134,51 @@ export class LocksOfScope implements ScopeLocks {
   /** Gives it back once nobody uses it and no transaction has to end first; until then it can be entered again. */
   #settle(held: ScopedHold): Promise<void> | undefined {
     if (held.users > 0) return undefined
-    if (held.transactions.size > 0) {
-      for (const resume of held.onIdle?.splice(0) ?? []) resume()
+    if (held.isTied) {
+      held.tellIdle()
       return undefined
     }
-    if (!this.#holds.delete(held)) return undefined
-    for (const resume of held.onIdle?.splice(0) ?? []) resume()
+    if (!remove(this.#holds, held)) return undefined
+    held.tellIdle()
     this.#forgetIfIdle()
     return held.hold.release()
   }
 
   #enterable(keys: readonly string[], config: LockConfig): ScopedHold | undefined {
-    for (const held of this.#holds) {
+    for (const held of this.#holds ?? []) {
       if (!keys.some((key) => held.covers(key))) continue
-      if (config.reentrant || isInside(currentContext(), held) || this.#sharesTransaction(held)) return held
+      if (config.reentrant || held.isAround(currentContext()) || held.sharesTransaction) return held
     }
     return undefined
-  }
-
-  #sharesTransaction(held: ScopedHold): boolean {
-    if (held.transactions.size === 0) return false
-    return this.#scope.transactionals.some((resource) => {
-      const around = resource.transactionAround?.(this.#scope)
-      return around !== undefined && held.transactions.has(around)
-    })
-  }
-
-  #checkFit(held: ScopedHold, keys: readonly string[], config: LockConfig): void {
-    const lost = held.hold.lostError
-    if (lost !== undefined) throw lost
-    if (!keys.every((key) => held.covers(key))) {
-      throw new InvalidOptionError(
-        'lock.keys',
-        keys,
-        'held all or not at all by the code that asks: take them together',
-      )
-    }
-    if (config.mode === 'exclusive' && config.limit === undefined && held.mode === 'shared') {
-      throw new InvalidOptionError(
-        'lock.mode',
-        config.mode,
-        "'shared' inside a shared lock of the same key: two readers who both wait to be the writer wait for ever",
-      )
-    }
   }
 
   /** Whether its function ends within so many milliseconds. */
   #idle(held: ScopedHold, ms: number, signal: AbortSignal | undefined): Promise<boolean> {
     return new Promise((resolve, reject) => {
-      const controller = this.startWaiting()
+      const abort = () => waiting.cancel(signal?.reason)
       const over = (outcome: () => void) => {
         clearTimeout(timer)
-        this.doneWaiting(controller)
+        signal?.removeEventListener('abort', abort)
+        this.doneWaiting(waiting)
         outcome()
       }
+      const waiting = { cancel: (reason: unknown) => over(() => reject(reason)) }
       const timer = outsideEveryScope(() => setTimeout(() => over(() => resolve(false)), ms))
-      const waiting = signal === undefined ? controller.signal : AbortSignal.any([signal, controller.signal])
-      waiting.addEventListener('abort', () => over(() => reject(waiting.reason)), { once: true })
-      held.onIdle ??= []
-      held.onIdle.push(() => over(() => resolve(true)))
+      signal?.addEventListener('abort', abort)
+      held.whenIdle(() => over(() => resolve(true)))
+      this.startWaiting(waiting)
+      if (signal?.aborted) abort()
     })
   }
 
   #forgetIfIdle(): void {
-    if (this.#holds.size === 0 && this.#waiting.size === 0 && this.#scope.locks === this) this.#scope.locks = undefined
+    if (this.#holds?.length || this.#waiting?.length || this.#scope.locks !== this) return
+    this.#scope.locks = undefined
   }
 }
 
-function isInside(context: Context | undefined, held: ScopedHold): boolean {
-  return findInContext(context, held) === held
+function remove<Item>(items: Item[] | undefined, item: Item): boolean {
+  const place = items?.indexOf(item) ?? -1
+  if (place >= 0) items?.splice(place, 1)
+  return place >= 0
 }

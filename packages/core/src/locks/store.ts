@@ -11,8 +11,13 @@ export interface LockRequest {
   readonly mode: 'exclusive' | 'shared'
   /** How many shared holders there may be at once; undefined for any number. */
   readonly limit: number | undefined
-  /** Ends the waiting when it fires: the store then rejects with the signal's reason and keeps nothing. */
+  /** Ends the waiting when it fires: the store then rejects with the signal's reason and keeps nothing. Made when it is asked for. */
   readonly signal: AbortSignal | undefined
+  /** The same without the price of a signal, for a store where thousands wait: whether it has fired, and why. */
+  readonly isCancelled: boolean
+  readonly cancelReason: unknown
+  /** Told once when it fires, if a store sets it. */
+  onCancel: { cancelled(): void } | undefined
   /** For whom, as other takers are told; undefined outside of every scope. */
   readonly holder: ScopeDescription | undefined
   /** The scope that asks, for a store that works with its connections. */

@@ -1,90 +1,46 @@
-import type { RedisAccess, Subscriber } from '../redis/access.ts'
+import type { Subscriber } from '../redis/access.ts'
 import { outsideEveryScope } from '../scope/current.ts'
-import { keysOf, type LockName } from './lock-name.ts'
-import { CHECK } from './redis-scripts.ts'
+import { Alarms, type Sleeper } from './alarms.ts'
+import type { RedisCalls } from './redis-calls.ts'
+import { CLAIM_MS } from './redis-lua.ts'
+import type { Waiter } from './waiter.ts'
 
-/** What a waiter is told. */
-export type Tidings =
-  /** The lock was handed to it, at this moment of the server's clock, in µs. */
-  | { readonly tag: 'yours'; readonly atUs: number; readonly fence: number }
-  /** What was said may have gone unheard: ask again. */
-  | { readonly tag: 'ask-again' }
-  | { readonly tag: 'timeout' }
-  | { readonly tag: 'abort' }
-
-const ASK_AGAIN: Tidings = { tag: 'ask-again' }
-const TIMEOUT: Tidings = { tag: 'timeout' }
-const ABORT: Tidings = { tag: 'abort' }
 const AFTER_FAILURE_MS = 1_000
 
-/** Somebody who waits for a lock of this name. Tidings may come before it listens. */
-export class Waiter {
-  readonly token: string
-  readonly name: LockName
-  #early: Tidings | undefined
-  #hear: ((tidings: Tidings) => void) | undefined
-
-  constructor(token: string, name: LockName) {
-    this.token = token
-    this.name = name
-  }
-
-  tell(tidings: Tidings): void {
-    if (this.#hear !== undefined) this.#hear(tidings)
-    // To have it is better news than to be asked to ask for it.
-    else if (this.#early?.tag !== 'yours') this.#early = tidings
-  }
-
-  /** The next tidings, at the latest after `ms` milliseconds; an early `ask-again` is forgotten by `forget`. */
-  next(ms: number, signal: AbortSignal | undefined): Promise<Tidings> {
-    const early = this.#early
-    if (early !== undefined) {
-      this.#early = undefined
-      return Promise.resolve(early)
-    }
-    return new Promise((resolve) => {
-      const abort = () => this.#hear?.(ABORT)
-      const timer = outsideEveryScope(() => setTimeout(() => this.#hear?.(TIMEOUT), ms))
-      signal?.addEventListener('abort', abort)
-      this.#hear = (tidings) => {
-        this.#hear = undefined
-        clearTimeout(timer)
-        signal?.removeEventListener('abort', abort)
-        resolve(tidings)
-      }
-      if (signal?.aborted) abort()
-    })
-  }
-
-  /** It asks (again) from here on: what was said before is answered by that. */
-  forget(): void {
-    if (this.#early?.tag === 'ask-again') this.#early = undefined
-  }
-}
-
 /** The waiters of one lock in this process, and when to look whether its holder is still there. */
-class Watched {
+class Watched implements Sleeper {
+  alarmDue = 0
+  alarmAt = 0
   readonly waiters = new Set<Waiter>()
-  timer: NodeJS.Timeout | undefined
+  readonly #wakeUp: WakeUp
+
+  constructor(wakeUp: WakeUp) {
+    this.#wakeUp = wakeUp
+  }
+
+  wake(): void {
+    void this.#wakeUp.look(this)
+  }
+
+  askAgain(): void {
+    for (const waiter of [...this.waiters]) waiter.askAgain()
+  }
 }
 
 /**
  * Wakes the waiters of this process: one connection that subscribes to one channel, however many there are, and for each
- * lock that is waited for one timer, for the case that its holder never releases it.
+ * lock that is waited for one alarm, for the case that its holder never releases it.
  */
 export class WakeUp {
-  readonly channel: string
-  readonly #access: RedisAccess
-  readonly #claimMs: number
+  readonly alarms = new Alarms()
+  readonly #calls: RedisCalls
   readonly #waiters = new Map<string, Waiter>()
   readonly #watched = new Map<string, Watched>()
   #subscriber: { readonly connection: Subscriber; readonly listening: Promise<unknown> } | undefined
   #isListening = false
 
-  constructor(access: RedisAccess, channel: string, claimMs: number) {
-    this.#access = access
-    this.channel = channel
-    this.#claimMs = claimMs
+  constructor(calls: RedisCalls) {
+    this.#calls = calls
   }
 
   get isListening(): boolean {
@@ -94,6 +50,11 @@ export class WakeUp {
   /** How many wait in this process. */
   get waiting(): number {
     return this.#waiters.size
+  }
+
+  /** Whether somebody in this process waits for the lock of this name. */
+  watches(name: string): boolean {
+    return this.#watched.has(name)
   }
 
   /** Connects, the first time. */
@@ -112,48 +73,75 @@ export class WakeUp {
 
   add(waiter: Waiter): void {
     const { name } = waiter.name
-    this.#waiters.set(`${waiter.token} ${name}`, waiter)
+    this.#waiters.set(waiter.wait, waiter)
     let watched = this.#watched.get(name)
-    if (watched === undefined) this.#watched.set(name, (watched = new Watched()))
+    if (watched === undefined) this.#watched.set(name, (watched = new Watched(this)))
     watched.waiters.add(waiter)
   }
 
   remove(waiter: Waiter): void {
     const { name } = waiter.name
-    this.#waiters.delete(`${waiter.token} ${name}`)
+    this.#waiters.delete(waiter.wait)
     const watched = this.#watched.get(name)
     if (watched === undefined) return
     watched.waiters.delete(waiter)
     if (watched.waiters.size > 0) return
-    clearTimeout(watched.timer)
+    this.alarms.clear(watched)
     this.#watched.delete(name)
   }
 
   /** Looks after the lock when its holder must have renewed it; `ms` is negative where there is none. */
   watch(name: string, ms: number): void {
     const watched = this.#watched.get(name)
-    if (watched === undefined || watched.timer !== undefined) return
-    this.#lookIn(watched, name, ms < 0 ? this.#claimMs : ms)
+    if (watched === undefined || watched.alarmAt !== 0) return
+    this.#lookIn(watched, ms < 0 ? CLAIM_MS : ms)
+  }
+
+  /** The lock was handed to this wait; where nobody knows of it any more, it has been told to leave. */
+  yours(wait: string, atUs: number, fence: number): void {
+    this.#waiters.get(wait)?.tell({ tag: 'yours', atUs, fence })
+  }
+
+  /** What was said to those who wait for this lock may have been lost. */
+  askAgain(name: string): void {
+    this.#watched.get(name)?.askAgain()
   }
 
   close(): void {
-    for (const { timer } of this.#watched.values()) clearTimeout(timer)
+    this.alarms.close()
     this.#watched.clear()
     this.#isListening = false
     this.#subscriber?.connection.disconnect()
     this.#subscriber = undefined
   }
 
+  /** @internal The alarm's: asks the store whether the holder is still there. */
+  async look(watched: Watched): Promise<void> {
+    const [waiter] = watched.waiters
+    if (waiter === undefined) return
+    let ms = AFTER_FAILURE_MS
+    try {
+      const { remainingMs, isKnown } = await this.#calls.check(waiter.name, waiter.token)
+      ms = remainingMs < 0 ? CLAIM_MS : remainingMs
+      if (!isKnown && watched.waiters.has(waiter)) watched.askAgain()
+    } catch {
+      // The store is away; who waits is told when its time is over, or asks again when it is back.
+    }
+    if (this.#watched.get(waiter.name.name) === watched && watched.alarmAt === 0) this.#lookIn(watched, ms)
+  }
+
   #subscribe(): { connection: Subscriber; listening: Promise<unknown> } {
-    const connection = this.#access.subscriber()
+    const { connection, channel } = this.#calls.subscriber()
     connection.on('message', (_channel, message) => this.#hear(message))
-    const listening = connection.subscribe(this.channel)
+    const listening = connection.subscribe(channel)
     listening.catch(() => {}) // whoever waits is told
     connection.on('ready', () => {
       if (!this.#isListening || this.#subscriber?.connection !== connection) return
       // Subscribed again first: who asks before that could be handed the lock and not hear of it.
-      connection.subscribe(this.channel).then(
-        () => this.#askAgain(this.#waiters.values()),
+      connection.subscribe(channel).then(
+        () => {
+          for (const waiter of [...this.#waiters.values()]) waiter.askAgain()
+        },
         () => {}, // lost again: there will be another 'ready'
       )
     })
@@ -161,45 +149,18 @@ export class WakeUp {
   }
 
   #hear(message: string): void {
-    const [what, ...words] = message.split(' ')
+    const [what, wait = '', atUs, fence] = message.split(' ')
     if (what === 'yours') {
-      const [atUs, fence, token, ...name] = words
-      this.#waiters.get(`${token} ${name.join(' ')}`)?.tell({ tag: 'yours', atUs: Number(atUs), fence: Number(fence) })
+      this.yours(wait, Number(atUs), Number(fence))
       return
     }
-    const name = words.join(' ')
-    const watched = this.#watched.get(name)
-    if (what === 'next' && watched !== undefined) this.#lookIn(watched, name, this.#claimMs)
+    const waiter = this.#waiters.get(wait)
+    const watched = waiter && this.#watched.get(waiter.name.name)
+    if (what === 'next' && watched !== undefined) this.#lookIn(watched, CLAIM_MS)
   }
 
-  #lookIn(watched: Watched, name: string, ms: number): void {
-    clearTimeout(watched.timer)
+  #lookIn(watched: Watched, ms: number): void {
     // A little later, and not every process at once.
-    const inMs = Math.min(ms + 5 + Math.random() * 20, 2_147_483_647)
-    watched.timer = outsideEveryScope(() =>
-      setTimeout(() => {
-        watched.timer = undefined
-        void this.#look(watched, name)
-      }, inMs),
-    )
-  }
-
-  async #look(watched: Watched, name: string): Promise<void> {
-    const [waiter] = watched.waiters
-    if (waiter === undefined) return
-    let ms = AFTER_FAILURE_MS
-    try {
-      const args = [waiter.token, this.#claimMs, this.#access.isCluster ? '0' : '1']
-      const [remaining, isKnown] = (await this.#access.run(CHECK, keysOf([waiter.name]), args)) as [number, number]
-      ms = remaining < 0 ? this.#claimMs : remaining
-      if (isKnown === 0 && watched.waiters.has(waiter)) this.#askAgain(watched.waiters)
-    } catch {
-      // The store is away; who waits is told when its time is over, or asks again when it is back.
-    }
-    if (this.#watched.get(name) === watched && watched.timer === undefined) this.#lookIn(watched, name, ms)
-  }
-
-  #askAgain(waiters: Iterable<Waiter>): void {
-    for (const waiter of [...waiters]) waiter.tell(ASK_AGAIN)
+    this.alarms.set(watched, ms + 5 + Math.random() * 20)
   }
 }

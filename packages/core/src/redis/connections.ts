@@ -45,7 +45,7 @@ export class Connections {
       opened: (cause) => void this.#reset(cause),
       closed: () => publish('reqscope:circuit:closed', () => ({ resource })),
     })
-    this.shared = new SharedClient(resource, config, this.circuit, runtime.logger, this.#turn)
+    this.shared = new SharedClient(resource, config, this.circuit, runtime.logger)
     for (const [name, definition] of Object.entries(config.scripts)) this.scripts.set(name, definition)
     // Those of a client that was given.
     const { scriptsSet } = this.shared.client as unknown as { scriptsSet: Record<string, ScriptDefinition> }

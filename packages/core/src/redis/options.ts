@@ -34,7 +34,7 @@ export interface RedisOptions<Scripts extends ScriptDefinitions = ScriptDefiniti
   readonly clusterOptions?: Omit<ClusterOptions, 'redisOptions' | 'scripts' | 'lazyConnect' | 'enableAutoPipelining'>
   /** Lua scripts, by the name of their method. */
   readonly scripts?: Scripts
-  /** Whether what is sent in one turn of the event loop goes out in one write. Default true. */
+  /** Whether what is sent in one turn of the event loop goes out in few writes. Default true. */
   readonly autoPipelining?: boolean
   /** How long a command may take, in milliseconds, waiting for the connection included; not one that blocks. Default 5,000. */
   readonly commandTimeoutMs?: number

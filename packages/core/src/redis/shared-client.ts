@@ -1,4 +1,3 @@
-import type { Socket } from 'node:net'
 import { Redis } from 'ioredis'
 import type { CircuitBreaker } from '../circuit-breaker.ts'
 import { CircuitOpenError } from '../errors.ts'
@@ -10,7 +9,7 @@ import { placeOf } from './exclusive-client.ts'
 import type { RedisConfig } from './options.ts'
 import { type ReplyGuard, ReplyTimeouts } from './reply-timeouts.ts'
 import type { Script, ScriptClient } from './script.ts'
-import type { WriteTurn } from './write-turn.ts'
+import { WritePacks } from './write-packs.ts'
 
 type Methods = Readonly<Record<string, (...args: unknown[]) => unknown>>
 
@@ -33,7 +32,7 @@ export class SharedClient implements ReplyGuard {
   readonly #circuit: CircuitBreaker
   readonly #owned: boolean
   readonly #corks: boolean
-  readonly #turn: WriteTurn
+  readonly #packs = new WritePacks()
   #lastError: unknown
   #wrongDatabase: unknown
   #reported = false
@@ -41,10 +40,9 @@ export class SharedClient implements ReplyGuard {
 
   #isConnected = false
 
-  constructor(resource: string, config: RedisConfig, circuit: CircuitBreaker, logger: () => Logger, turn: WriteTurn) {
+  constructor(resource: string, config: RedisConfig, circuit: CircuitBreaker, logger: () => Logger) {
     this.#circuit = circuit
     this.#resource = resource
-    this.#turn = turn
     this.#config = config
     this.#logger = logger
     this.timeouts = new ReplyTimeouts(config.commandTimeoutMs)
@@ -176,7 +174,7 @@ export class SharedClient implements ReplyGuard {
   }
 
   #hold(): void {
-    if (this.#corks) this.#turn.hold((this.client as Redis).stream as Socket)
+    if (this.#corks) this.#packs.next((this.client as Redis).stream)
   }
 
   /** Resolves when the connection is there; rejects when the attempt that is under way, or the next one, fails. */

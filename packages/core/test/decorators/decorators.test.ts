@@ -4,8 +4,7 @@ import { Locked, locked, RateLimited, Transactional, transactional } from '../..
 import { createScopes, InvalidOptionError, NoActiveScopeError, type Scopes } from '../../src/index.ts'
 import { postgres } from '../../src/postgres/index.ts'
 import type { Resource } from '../../src/scope/resource.ts'
-import { freshKey, lockApp, until } from '../locks/fixture.ts'
-import { redisResource, type TestRedis } from '../locks/redis-resource.ts'
+import { freshKey, lockApp, type TestRedis, testRedisResource, until } from '../locks/fixture.ts'
 import { memoryLogger } from '../memory-logger.ts'
 import { accountsDatabase, type Database, failureOf, schema } from '../postgres/fixture.ts'
 import { type Compiler, checkTypes, compile, type Dialect } from './compilers.ts'
@@ -19,7 +18,7 @@ type App = Scopes<{ db: Resource<Database>; redis: TestRedis }>
 
 async function app(): Promise<App> {
   const db = postgres({ url: database.url, schema })
-  const redis = redisResource(await testRedis())
+  const redis = testRedisResource({ url: await testRedis() })
   const scopes = createScopes({ resources: { db, redis }, logger: memoryLogger().logger })
   onTestFinished(() => scopes.close({ timeoutMs: 1_000 }))
   return scopes as unknown as App

@@ -21,6 +21,9 @@ const request = (key: string, more: Partial<LockRequest> = {}): LockRequest => (
   mode: 'exclusive',
   limit: undefined,
   signal: undefined,
+  isCancelled: false,
+  cancelReason: undefined,
+  onCancel: undefined,
   holder: undefined,
   scope: undefined,
   ...more,
@@ -135,28 +138,26 @@ it('goes past a waiter whose process is gone at once', async () => {
 /** The channel of whoever waits longest. */
 async function channelOf(watch: Awaited<ReturnType<typeof redisObserver>>, key: string): Promise<string> {
   const [first] = await watch.zrange(`reqscope:lock:{${key}}:q`, '0', '0')
-  const waiter = await watch.hget(`reqscope:lock:{${key}}:w`, first ?? '')
-  return (JSON.parse(waiter ?? '{}') as { c: string }).c
+  return `reqscope:locks:${first?.split('.')[0]}`
 }
 
 it('goes past a waiter that listens and does not answer within a short claim time', async () => {
   const [holder, app] = [await lockApp(), await lockApp()]
   const watch = await redisObserver()
   const key = freshKey()
-  const channel = `reqscope:locks:${freshKey()}`
+  const silentProcess = freshKey()
   const silent = watch.duplicate()
   onTestFinished(() => silent.disconnect())
-  await silent.subscribe(channel) // as a process would that stands still
+  await silent.subscribe(`reqscope:locks:${silentProcess}`) // as a process would that stands still
   let releasedAt = 0
   const waiting: Promise<unknown>[] = []
   await holder.run({ name: 'holds' }, (scope) =>
     scope.lock(key, { ttlMs: 60_000 }, async () => {
       const name = `reqscope:lock:{${key}}`
       const until60 = String((Date.now() + 60_000) * 1000)
-      for (const token of ['silent.1', 'silent.2']) {
-        const waiter = { u: until60, m: 'x', l: 0, t: 60_000, c: channel, n: name, i: '["p","n",""]' }
+      for (const token of [`${silentProcess}.1`, `${silentProcess}.2`]) {
         await watch.zadd(`${name}:q`, Number(await watch.hincrby(name, 'q', '1')), token)
-        await watch.hset(`${name}:w`, token, JSON.stringify(waiter))
+        await watch.hset(`${name}:w`, token, `${until60} x 0 60000 1 silent`)
       }
       waiting.push(
         app.run({ name: 'waits' }, (asking) => asking.lock(key, { waitMs: 10_000 }, async () => performance.now())),
@@ -323,4 +324,56 @@ it('sends its scripts to a server that has forgotten them', async () => {
   await app.run({ name: 'work' }, (scope) => scope.lock(key, async () => {}))
   expect(await new Script("return 'yes'").run(watch, [], [])).toBe('yes')
   expect(await testRedis()).toMatch(/^redis/)
+})
+
+it('hears of a lock that was handed over in a reply that was lost', async () => {
+  const app = await lockApp()
+  const watch = await redisObserver()
+  const key = freshKey()
+  let waiting: Promise<string> | undefined
+  await app.run({ name: 'holds' }, (scope) =>
+    scope.lock(key, { ttlMs: 60_000 }, async () => {
+      waiting = app.run({ name: 'waits' }, (asking) => asking.lock(key, { waitMs: 20_000 }, async () => 'mine'))
+      await until(async () => (await queueLength(watch, key)) === 1)
+      // The release arrives, and the connection is gone before its reply is read.
+      const { client } = app.redis
+      const { evalsha } = client
+      client.evalsha = ((...args: Parameters<typeof evalsha>) => {
+        client.evalsha = evalsha
+        const replied = evalsha.apply(client, args)
+        return replied.then(() => Promise.reject(new Error('Connection is closed.')))
+      }) as typeof evalsha
+    }),
+  )
+  expect(await waiting).toBe('mine')
+})
+
+it('keeps its state for a day after the last holder, also where locks follow each other within the hour', async () => {
+  const app = await lockApp()
+  const watch = await redisObserver()
+  const key = freshKey()
+  const state = `reqscope:lock:{${key}}`
+  await app.run({ name: 'first' }, (scope) => scope.lock(key, async () => {}))
+  await until(async () => (await watch.hexists(state, 'xt')) === 0)
+  // As if it had been made to last long ago, and taken a moment before the hour.
+  const hourUs = 3_600_000_000
+  await watch.hset(state, 'f', Math.floor((Date.now() * 1_000) / hourUs) * hourUs - 1)
+  await watch.pexpire(state, 3_600_000)
+  await app.run({ name: 'second' }, (scope) =>
+    scope.lock(key, async () => expect(await watch.pttl(state)).toBeGreaterThan(86_000_000)),
+  )
+})
+
+it('is no queue of another lock, whatever it is called', async () => {
+  const app = await lockApp()
+  const key = `cart:{${freshKey()}}`
+  await app.run({ name: 'work' }, (scope) =>
+    scope.lock(key, async () => {
+      for (const part of [':s', ':q', ':w']) await scope.lock(`${key}${part}`, { waitMs: 0 }, async () => {})
+      const error = await failureOf(
+        app.run({ name: 'asks' }, (asking) => asking.lock(key, { waitMs: 20 }, async () => {})),
+      )
+      expect((error as { code?: string }).code).toBe('RSC_LOCK_TIMEOUT')
+    }),
+  )
 })

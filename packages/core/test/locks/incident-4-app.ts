@@ -4,7 +4,7 @@ import { jsonb, pgTable, text } from 'drizzle-orm/pg-core'
 import { Locked } from '../../src/decorators/index.ts'
 import { createScopes, currentScope } from '../../src/index.ts'
 import { type BoundDatabase, postgres } from '../../src/postgres/index.ts'
-import { redisResource } from './redis-resource.ts'
+import { redis as redisResource } from '../../src/redis/index.ts'
 
 const sessions = pgTable('chat_sessions', { id: text('id').primaryKey(), messages: jsonb('messages').notNull() })
 
@@ -17,7 +17,7 @@ const options = JSON.parse(process.argv[2] ?? '') as {
   readonly lock: 'reqscope' | 'mutex'
 }
 const db = postgres({ url: options.postgres, schema: { sessions }, max: 4 })
-const scopes = createScopes({ resources: { db, redis: redisResource(options.redis) } })
+const scopes = createScopes({ resources: { db, redis: redisResource({ url: options.redis }) } })
 
 class Chat {
   @Locked({ key: (sessionId: string) => `chat:session_lock:${sessionId}`, ttlMs: 60_000, waitMs: 60_000 })

@@ -5,8 +5,18 @@ import { postgres } from '../../src/postgres/index.ts'
 import type { Resource } from '../../src/scope/resource.ts'
 import { memoryLogger } from '../memory-logger.ts'
 import { accounts, accountsDatabase, type Database, ownersIn, schema } from '../postgres/fixture.ts'
-import { block, failureOf, freshKey, Gate, lockApp, queueLength, redisObserver, until } from './fixture.ts'
-import { redisResource, type TestRedis } from './redis-resource.ts'
+import {
+  block,
+  failureOf,
+  freshKey,
+  Gate,
+  lockApp,
+  queueLength,
+  redisObserver,
+  type TestRedis,
+  testRedisResource,
+  until,
+} from './fixture.ts'
 
 const database = await accountsDatabase()
 
@@ -14,7 +24,7 @@ type App = Scopes<{ db: Resource<Database>; redis: TestRedis }>
 
 async function app(): Promise<App> {
   const db = postgres({ url: database.url, schema, max: 3 })
-  const redis = redisResource(await testRedis())
+  const redis = testRedisResource({ url: await testRedis() })
   const scopes = createScopes({ resources: { db, redis }, logger: memoryLogger().logger })
   onTestFinished(() => scopes.close({ timeoutMs: 1_000 }))
   return scopes as unknown as App

@@ -5,8 +5,8 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { connect, type RedisServer } from '@reqscope/services'
 import { Redis } from 'ioredis'
 import { compiled } from '../compiled.ts'
-import { judge, type Verdict } from './judge.ts'
-import type { Record } from './record.ts'
+import { judge, type Pause, type Verdict } from './judge.ts'
+import { now, type Record } from './record.ts'
 import type { WorkerOptions } from './worker.ts'
 
 export interface HistoryOptions {
@@ -71,9 +71,9 @@ export async function history(options: HistoryOptions): Promise<History> {
     }
     const holders = [...open].map((hold) => Number(/^p(\d+)/.exec(hold)?.[1]))
     const index = holders[Math.floor(Math.random() * holders.length)] ?? 0
-    return (workers[index] as (typeof workers)[number]).child
+    return { process: `p${index}`, child: (workers[index] as (typeof workers)[number]).child }
   }
-  const disturbance = { pauses: 0, cuts: 0, restarts: 0 }
+  const disturbance: Disturbance = { pauses: [], cuts: [], restarts: 0 }
   try {
     // Whoever is cut off while it starts has not started; that is another story.
     await Promise.all(workers.map(({ begun, ended }) => Promise.race([begun, ended])))
@@ -85,31 +85,50 @@ export async function history(options: HistoryOptions): Promise<History> {
     for (const { child } of workers) child.stdin.end()
     const codes = await Promise.all(workers.map(({ ended }) => Promise.race([ended, delay(20_000, ['hangs'])])))
     await Promise.all(workers.map(({ read }) => Promise.race([read, delay(1_000)])))
-    const verdict = judge(records, options.store === 'postgres' ? { toleranceMs: NOTICE_MS } : {})
+    const verdict = judge(
+      records,
+      options.store === 'postgres'
+        ? { at: disturbance.cuts, noticeMs: NOTICE_MS, pauses: disturbance.pauses }
+        : undefined,
+    )
     const badly = codes.flatMap(([code], index) => (code === 0 ? [] : [`process p${index} ended with ${code}`]))
-    return { ...verdict, violations: [...badly, ...verdict.violations], ...disturbance }
+    return {
+      ...verdict,
+      violations: [...badly, ...verdict.violations],
+      pauses: disturbance.pauses.length,
+      cuts: disturbance.cuts.length,
+      restarts: disturbance.restarts,
+    }
   } finally {
     for (const { child } of workers) child.kill('SIGKILL')
     await sql.end({ timeout: 1 })
   }
 }
 
+interface Disturbance {
+  readonly pauses: Pause[]
+  /** When. */
+  readonly cuts: number[]
+  restarts: number
+}
+
 async function disturb(
   options: HistoryOptions,
-  aHolder: () => ChildProcess,
+  aHolder: () => { readonly process: string; readonly child: ChildProcess },
   until: number,
-  count: { pauses: number; cuts: number; restarts: number },
+  count: Disturbance,
 ): Promise<void> {
   const left = () => until - performance.now()
   const sleep = (ms: number) => delay(Math.max(0, Math.min(ms, left())))
   const pause = async () => {
     while (left() > 0) {
       await sleep(200 + Math.random() * 600)
-      const child = aHolder()
+      const { process, child } = aHolder()
+      const from = now()
       if (left() <= 0 || !child.kill('SIGSTOP')) continue
-      count.pauses++
       await sleep(Math.random() * 3 * TTL_MS)
       child.kill('SIGCONT')
+      count.pauses.push({ process, from, to: now() })
     }
   }
   const cutRedis = async () => {
@@ -119,7 +138,7 @@ async function disturb(
       await sleep(300 + Math.random() * 700)
       const type = Math.random() < 0.5 ? 'normal' : 'pubsub'
       const killed = await redis.call('CLIENT', 'KILL', 'TYPE', type, 'SKIPME', 'yes').catch(() => 0)
-      if (Number(killed) > 0) count.cuts++
+      if (Number(killed) > 0) count.cuts.push(now())
     }
     redis.disconnect()
   }
@@ -132,14 +151,15 @@ async function disturb(
     const sql = connect(options.postgres, 'observer')
     while (left() > 0) {
       await sleep(300 + Math.random() * 700)
+      const at = now()
       const killed = await sql`
         select pg_terminate_backend(pid) from (
           select distinct pid from pg_locks where locktype = 'advisory' and database = (
             select oid from pg_database where datname = current_database()
           ) order by pid limit 2) as holders`
-      count.cuts += killed.length
+      for (const _ of killed) count.cuts.push(at)
     }
     await sql.end({ timeout: 1 })
   }
-  await Promise.all(options.store === 'redis' ? [pause(), cutRedis(), restart()] : [killBackends()])
+  await Promise.all(options.store === 'redis' ? [pause(), cutRedis(), restart()] : [pause(), killBackends()])
 }

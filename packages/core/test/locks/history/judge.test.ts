@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { judge } from './judge.ts'
+import { judge, type Pause } from './judge.ts'
 import type { Record } from './record.ts'
 
 const hold = (name: string, from: number, to: number, fence: number, validUntil = to + 100): Record[] => [
@@ -21,6 +21,34 @@ describe('a history that is sound', () => {
     const verdict = judge([...records, { tag: 'stale', hold: 'a', key: 'k', fence: 1 }])
     expect(verdict.violations).toEqual([])
     expect(verdict).toMatchObject({ holds: 2, asks: 2, overlaps: 0, writes: 2, staleWritesRefused: 1 })
+  })
+})
+
+describe('a history of locks that hang on connections', () => {
+  const twoAtOnce = [...hold('a', 10, 300, 1), ...hold('b', 110, 200, 2)]
+
+  it('excuses a holder that has not heard of its end yet, for so long after a connection was cut', () => {
+    expect(judge(twoAtOnce, { at: [100], noticeMs: 250 }).violations).toEqual([])
+    expect(judge(twoAtOnce, { at: [100], noticeMs: 150 }).violations).toHaveLength(1)
+    expect(judge(twoAtOnce, { at: [120], noticeMs: 250 }).violations).toHaveLength(1)
+    expect(judge(twoAtOnce, { at: [], noticeMs: 250 }).violations).toHaveLength(1)
+  })
+
+  it('excuses it for longer where its process was paused', () => {
+    const paused = [...hold('p1.a', 10, 600, 1), ...hold('p2.b', 110, 700, 2)]
+    const cuts = { at: [100], noticeMs: 100 }
+    const violations = (...pauses: Pause[]) => judge(paused, { ...cuts, pauses }).violations
+    expect(violations({ process: 'p1', from: 50, to: 550 })).toEqual([])
+    expect(violations({ process: 'p1', from: 150, to: 900 })).toEqual([])
+    expect(violations({ process: 'p2', from: 50, to: 550 })).toHaveLength(1)
+    expect(violations({ process: 'p1', from: 50, to: 450 })).toHaveLength(1)
+    expect(violations({ process: 'p1', from: 250, to: 900 })).toHaveLength(1)
+  })
+
+  it('ends a hold with its signal there, and nowhere else', () => {
+    const told = [...hold('a', 10, 300, 1), ...hold('b', 110, 200, 2), { tag: 'told', at: 105, hold: 'a' } as const]
+    expect(judge(told, { at: [], noticeMs: 0 }).violations).toEqual([])
+    expect(judge(told).violations).toHaveLength(1)
   })
 })
 

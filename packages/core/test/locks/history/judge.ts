@@ -21,6 +21,20 @@ interface Held {
   readonly from: number
   until: number
   over: number
+  lost: boolean
+}
+
+export interface Pause {
+  readonly process: string
+  readonly from: number
+  readonly to: number
+}
+
+export interface Cuts {
+  readonly at: readonly number[]
+  readonly noticeMs: number
+  /** When processes stood still: such a holder hears of its end after that. */
+  readonly pauses?: readonly Pause[]
 }
 
 const TYPED = new Set([
@@ -35,16 +49,17 @@ const TYPED = new Set([
  * Judges a history: no two holders of a key overlap while both were valid by their own clocks, fences only grow, no write of
  * a stale holder succeeded, and every ask ended in a hold or in an error of ours.
  *
- * @param options.toleranceMs how late a holder may learn that its lock is gone, where that hangs on a connection.
+ * @param connection where a lock is as good as its holder's connection: when connections were cut, and how long after that a
+ *   holder may not have heard of it. Nothing else excuses two holders at once.
  */
-export function judge(records: readonly Record[], options: { readonly toleranceMs?: number } = {}): Verdict {
+export function judge(records: readonly Record[], connection?: Cuts): Verdict {
   const violations: string[] = []
   const asked = new Map<string, number>()
   const held = new Map<string, Held>()
   const waits: number[] = []
   const refusals: { [code: string]: number } = {}
   const writes = new Map<string, { fence: number; version: number; hold: string }[]>()
-  const counts = { lost: 0, stale: 0, writes: 0 }
+  const counts = { stale: 0, writes: 0 }
   for (const record of records) {
     switch (record.tag) {
       case 'asked':
@@ -56,7 +71,7 @@ export function judge(records: readonly Record[], options: { readonly toleranceM
         if (askedAt === undefined) violations.push(`${hold} was granted without having asked`)
         else waits.push(at - askedAt)
         asked.delete(hold)
-        held.set(hold, { hold, key, fence, from: at, until: validUntil, over: Number.POSITIVE_INFINITY })
+        held.set(hold, { hold, key, fence, from: at, until: validUntil, over: Number.POSITIVE_INFINITY, lost: false })
         break
       }
       case 'valid': {
@@ -64,11 +79,19 @@ export function judge(records: readonly Record[], options: { readonly toleranceM
         if (it !== undefined) it.until = Math.max(it.until, record.validUntil)
         break
       }
+      case 'told': {
+        const it = held.get(record.hold)
+        if (it === undefined) break
+        it.lost = true
+        // Where a lock is as good as its connection, its holder stops when it hears that it is gone.
+        if (connection !== undefined) it.over = Math.min(it.over, record.at)
+        break
+      }
       case 'done': {
         const it = held.get(record.hold)
-        if (it === undefined || it.over <= record.at) break // it was told before, by the signal
-        it.over = record.at
-        if (record.lost) counts.lost++
+        if (it === undefined) break
+        it.over = Math.min(it.over, record.at)
+        it.lost ||= record.lost
         break
       }
       case 'refused':
@@ -86,16 +109,16 @@ export function judge(records: readonly Record[], options: { readonly toleranceM
     }
   }
   for (const hold of asked.keys()) violations.push(`${hold} asked and never heard`)
-  const overlaps = [...byKey(held.values())].flatMap((holds) => overlapsOf(holds, options.toleranceMs ?? 0))
+  const overlaps = [...byKey(held.values())].flatMap((holds) => overlapsOf(holds, connection))
   violations.push(...overlaps)
-  for (const holds of byKey(held.values())) violations.push(...fencesOf(holds, options.toleranceMs ?? 0))
+  for (const holds of byKey(held.values())) violations.push(...fencesOf(holds, connection))
   for (const [key, written] of writes) violations.push(...writesOf(key, written))
   return {
     violations,
     asks: waits.length + Object.values(refusals).reduce((sum, count) => sum + count, 0) + asked.size,
     holds: held.size,
     overlaps: overlaps.length,
-    lost: counts.lost,
+    lost: [...held.values()].filter(({ lost }) => lost).length,
     writes: counts.writes,
     staleWritesRefused: counts.stale,
     refusals,
@@ -111,12 +134,12 @@ function byKey(holds: Iterable<Held>): Iterable<Held[]> {
 }
 
 /** It counts as holding from its function's beginning until that was over or its own clock said so. */
-function overlapsOf(holds: readonly Held[], toleranceMs: number): string[] {
+function overlapsOf(holds: readonly Held[], connection: Cuts | undefined): string[] {
   const found: string[] = []
   let last: Held | undefined
   const end = (hold: Held) => Math.min(hold.until, hold.over)
   for (const hold of holds) {
-    if (last !== undefined && hold.from < end(last) - toleranceMs) {
+    if (last !== undefined && hold.from < end(last) && !isExcused(last.hold, hold.from, end(last), connection)) {
       found.push(
         `${hold.hold} began ${(end(last) - hold.from).toFixed(2)} ms before ${last.hold} had ended, on ${hold.key}`,
       )
@@ -126,8 +149,20 @@ function overlapsOf(holds: readonly Held[], toleranceMs: number): string[] {
   return found
 }
 
+/** Whether a connection was cut before `from`, so shortly before `until` that this holder need not have heard of it. */
+function isExcused(hold: string, from: number, until: number, connection: Cuts | undefined): boolean {
+  if (connection === undefined) return false
+  const { at, noticeMs, pauses = [] } = connection
+  const own = pauses.filter(({ process }) => hold.startsWith(`${process}.`))
+  return at.some((cut) => {
+    if (cut > from) return false
+    const paused = own.filter((pause) => pause.from <= cut + noticeMs && pause.to > cut)
+    return until <= Math.max(cut, ...paused.map(({ to }) => to)) + noticeMs
+  })
+}
+
 /** In the order in which they were granted; a holder that was paused before its function began comes too late to tell. */
-function fencesOf(holds: readonly Held[], toleranceMs: number): string[] {
+function fencesOf(holds: readonly Held[], connection: Cuts | undefined): string[] {
   const found: string[] = []
   const seen = new Set<number>()
   let greatest: Held | undefined
@@ -138,7 +173,7 @@ function fencesOf(holds: readonly Held[], toleranceMs: number): string[] {
       greatest !== undefined &&
       hold.fence < greatest.fence &&
       hold.from < hold.until &&
-      hold.from - greatest.from > toleranceMs
+      !isExcused(hold.hold, greatest.from, hold.from, connection)
     ) {
       found.push(`${hold.hold} has fence ${hold.fence} after ${greatest.hold} had ${greatest.fence}`)
     }

@@ -15,7 +15,9 @@ export type Record =
     }
   /** It found itself to be valid, with the lease renewed perhaps. */
   | { readonly tag: 'valid'; readonly at: number; readonly hold: string; readonly validUntil: number }
-  /** Its function ended, or it was told that the lock was lost: from here on it does not count itself as the holder. */
+  /** It was told by its signal that the lock was lost. */
+  | { readonly tag: 'told'; readonly at: number; readonly hold: string }
+  /** Its function ended: from here on it does not count itself as the holder. */
   | { readonly tag: 'done'; readonly at: number; readonly hold: string; readonly lost: boolean }
   /** Nothing was had, for a reason that was told. */
   | { readonly tag: 'refused'; readonly at: number; readonly hold: string; readonly code: string }

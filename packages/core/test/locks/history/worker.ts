@@ -6,7 +6,7 @@ import type { PostgresJsDatabase } from 'drizzle-orm/postgres-js'
 import { createScopes, type Scope } from '../../../src/index.ts'
 import { type AnyLock, fenced } from '../../../src/locks/index.ts'
 import { postgres } from '../../../src/postgres/index.ts'
-import { redisResource } from '../redis-resource.ts'
+import { redis as redisResource } from '../../../src/redis/index.ts'
 import { now, type Record } from './record.ts'
 
 export interface WorkerOptions {
@@ -30,7 +30,7 @@ const rows = pgTable('fenced_rows', {
 
 const options = JSON.parse(process.argv[2] ?? '') as WorkerOptions
 const db = postgres({ url: options.postgres, schema: { rows }, max: options.store === 'postgres' ? 8 : 4 })
-const redis = redisResource(options.redis)
+const redis = redisResource({ url: options.redis, commandTimeoutMs: 1_000 })
 const quiet = { debug() {}, info() {}, warn() {}, error() {}, child: () => quiet }
 const scopes = createScopes({ resources: options.store === 'redis' ? { db, redis } : { db }, logger: quiet })
 let isOver = false
@@ -73,7 +73,7 @@ async function take(): Promise<void> {
         const until = validUntil(lock)
         granted = true
         note({ tag: 'granted', at, hold, key, fence: lock.fence, validUntil: until })
-        lock.signal.addEventListener('abort', () => note({ tag: 'done', at: now(), hold, lost: true }))
+        lock.signal.addEventListener('abort', () => note({ tag: 'told', at: now(), hold }))
         const end = at + options.holdMs * (Math.random() < 0.05 ? 10 : Math.random() * 2)
         const isLost = () => (scope as unknown as { lockRefusal?: Error }).lockRefusal !== undefined
         do {
